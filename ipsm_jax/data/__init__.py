@@ -1,0 +1,1 @@
+"""Readers of posed photo collections, all ending in one `Scene`."""

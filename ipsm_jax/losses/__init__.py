@@ -1,0 +1,1 @@
+"""Losses: pure functions of images, depths and noise predictions."""

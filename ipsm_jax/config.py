@@ -1,0 +1,337 @@
+"""Settings of a run: one frozen dataclass, its presets, the command line made from it and its JSON form.
+
+Nothing else in the package reads the command line. A field's docstring is the command's help, so it states the unit
+and the section of the method it belongs to. The groups are nested, the names on the command line are flat
+(``--ssim-weight``, not ``--optimization.ssim-weight``), so a field name occurs in one group only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import tyro
+
+PresetName = Literal["llff", "dtu", "demo"]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says which, what was found and what is possible."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to train on (METHOD section 1)."""
+
+    scene: str = ""
+    """Scene to train on: 'demo' (built in), a name looked up under --data-root, or a folder."""
+    data_root: Path | None = None
+    """Folder that holds scenes; default: $IPSM_JAX_DATA, then ./data."""
+    views: int | None = 3
+    """Number of training views; None = all that are not test views."""
+    downscale: int = 8
+    """Factor by which the photos are reduced."""
+    split: str = "auto"
+    """Rule that divides the photos into training and test views; 'auto' follows the layout of the scene."""
+
+    def __post_init__(self) -> None:
+        _require(self.views is None or self.views >= 1, f"--views must be at least 1 or None, got {self.views}")
+        _require(self.downscale >= 1, f"--downscale must be at least 1, got {self.downscale}")
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """Where the first Gaussians come from (METHOD section 2)."""
+
+    init: str = "auto"
+    """Starting points: 'auto', 'triangulated' (training views, needs pycolmap), 'random', a .ply file, or
+    'sfm-all-views' (the capture's own points, which were seen from test views too)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationConfig:
+    """Loss and optimizer (METHOD section 3)."""
+
+    iterations: int = 10_000
+    """Training iterations, one view each; the learning rate of the means decays over all of them."""
+    ssim_weight: float = 0.2
+    """Weight of 1 - SSIM; L1 has the rest, 1 - ssim_weight."""
+    zero_dark_background: bool = False
+    """Zero background pixels (dark from the top down, or white) in the target of L1, as for DTU."""
+    sh_degree: int = 3
+    """Highest degree of the spherical harmonics, 0 to 3."""
+    sh_degree_interval: int = 500
+    """Iterations after which the degree of the harmonics rises by one, starting at 0."""
+    means_lr: float = 1.6e-4
+    """First learning rate of the means, in units of the scene's extent."""
+    means_lr_final: float = 1.6e-6
+    """Last learning rate of the means, in units of the scene's extent; in between log-linear."""
+    scales_lr: float = 5e-3
+    """Learning rate of the log scales."""
+    quaternions_lr: float = 1e-3
+    """Learning rate of the rotations."""
+    opacity_lr: float = 0.05
+    """Learning rate of the opacity logits."""
+    sh_dc_lr: float = 2.5e-3
+    """Learning rate of the constant harmonic."""
+    sh_rest_lr: float = 1.25e-4
+    """Learning rate of the higher harmonics."""
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Background color behind all Gaussians, RGB in [0, 1]."""
+    backend: Literal["auto", "native", "reference"] = "auto"
+    """Rasterizer: native code, the slow reference in plain JAX, or native where there is a kernel for the device."""
+
+    def __post_init__(self) -> None:
+        _require(self.iterations >= 1, f"--iterations must be at least 1, got {self.iterations}")
+        _require(0 <= self.ssim_weight <= 1, f"--ssim-weight must lie in [0, 1], got {self.ssim_weight}")
+        _require(0 <= self.sh_degree <= 3, f"--sh-degree must be 0, 1, 2 or 3, got {self.sh_degree}")
+        _require(self.sh_degree_interval >= 1, f"--sh-degree-interval must be >= 1, got {self.sh_degree_interval}")
+        for field in dataclasses.fields(self):
+            if "_lr" in field.name:
+                value, flag = getattr(self, field.name), field.name.replace("_", "-")
+                _require(value > 0, f"--{flag} must be positive, got {value}")
+        _require(
+            all(0 <= channel <= 1 for channel in self.background),
+            f"--background takes three numbers in [0, 1], got {self.background}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DensityConfig:
+    """Density control (METHOD section 3). Iterations count from 1; extents are the scene's."""
+
+    density_interval: int = 100
+    """Iterations between two density controls."""
+    density_from: int = 500
+    """First iteration that is followed by density control."""
+    density_until: int | None = None
+    """No density control after this iteration; None = until the end."""
+    gradient_threshold: float = 5e-4
+    """Mean norm of dL/d(mean2d) in normalized device coordinates above which a Gaussian is cloned or split."""
+    clone_scale: float = 0.01
+    """Gaussians up to this size (largest scale / extent) are cloned, larger ones split."""
+    split_distance: float = 10.0
+    """Split also where the mean squared distance to the 3 nearest neighbors exceeds this times the extent."""
+    unpool_distance: float = 5.0
+    """Unpool where the mean squared distance to the 3 nearest neighbors exceeds this times the extent."""
+    unpool_until: int = 2000
+    """Unpooling happens at iterations below this one."""
+    prune_opacity: float = 0.005
+    """Gaussians less opaque than this are removed."""
+    prune_from: int = 501
+    """First iteration at which Gaussians are removed."""
+    prune_interval: int = 100
+    """Remove at density controls whose iteration is a multiple of this (the paper: 500)."""
+    opacity_reset_at: int = 2001
+    """Iteration after which opacities are lowered to --opacity-reset-value; 0 = never."""
+    opacity_reset_interval: int = 0
+    """Lower them again each time this many iterations have passed; 0 = once only."""
+    opacity_reset_value: float = 0.01
+    """Opacities above this are set to this by a reset."""
+    capacity: int = 16_384
+    """Slots for Gaussians at the start (more if there are many starting points); doubled when they run out."""
+    max_gaussians: int = 1_000_000
+    """Upper limit of the number of Gaussians; the log says how many more density control had asked for."""
+
+    def __post_init__(self) -> None:
+        for name in ("density_interval", "density_from", "prune_interval", "capacity"):
+            value = getattr(self, name)
+            _require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        for name in ("opacity_reset_at", "opacity_reset_interval", "prune_from", "unpool_until"):
+            value = getattr(self, name)
+            _require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
+        for name in ("prune_opacity", "opacity_reset_value"):
+            value = getattr(self, name)
+            _require(0 < value < 1, f"--{name.replace('_', '-')} must lie between 0 and 1, got {value}")
+        _require(self.max_gaussians >= 4, f"--max-gaussians must be at least 4, got {self.max_gaussians}")
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputConfig:
+    """Where results go and how often; nothing here changes what is computed."""
+
+    out: Path = Path("runs")
+    """Folder that holds the run folders."""
+    name: str = ""
+    """Name of the run folder; default: the name of the scene."""
+    resume: bool = False
+    """Continue the run of this name from its last checkpoint."""
+    checkpoint_every: int = 1000
+    """Iterations between two checkpoints."""
+    eval_every: int = 0
+    """Iterations between two evaluations of the test views while training; 0 = at the end only."""
+    log_every: int = 100
+    """Iterations between two lines of log.jsonl."""
+    evaluate: bool = True
+    """At the end render the test views, measure them and write a report."""
+    video: bool = True
+    """At the end write video.mp4."""
+    video_frames: int = 120
+    """Number of frames of the video, shown 30 a second."""
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "log_every", "video_frames"):
+            value = getattr(self, name)
+            _require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        _require(self.eval_every >= 0, f"--eval-every must not be negative, got {self.eval_every}")
+        _require(
+            re.fullmatch(r"[\w.+-]*", self.name) is not None and not self.name.startswith("."),
+            f"--name may hold letters, digits and . _ + - and not start with a dot, got {self.name!r}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """All settings of a run."""
+
+    preset: PresetName = "llff"
+    """Settings to start from: llff, dtu or demo; other options override them. Default: demo for the built-in scene,
+    dtu for scenes called scanNN, otherwise llff."""
+    seed: int = 0
+    """Seed of everything random."""
+    data: DataConfig = DataConfig()
+    init: InitConfig = InitConfig()
+    optimization: OptimizationConfig = OptimizationConfig()
+    density: DensityConfig = DensityConfig()
+    output: OutputConfig = OutputConfig()
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, f"--seed must be a number from 0 to 2147483647, got {self.seed}")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: <out>/<name>, where the name defaults to the last part of the scene's path."""
+        name = self.output.name or re.sub(r"[^\w.+-]+", "_", Path(self.data.scene).resolve().name).lstrip(".")
+        return self.output.out / name
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "llff": TrainConfig(preset="llff"),
+    "dtu": TrainConfig(
+        preset="dtu",
+        data=DataConfig(downscale=4),
+        optimization=OptimizationConfig(ssim_weight=0.6, zero_dark_background=True),
+        density=DensityConfig(opacity_reset_value=0.05, opacity_reset_interval=1000),
+    ),
+    "demo": TrainConfig(
+        preset="demo",
+        data=DataConfig(scene="demo", downscale=1),
+        optimization=OptimizationConfig(iterations=3000),
+        density=DensityConfig(opacity_reset_at=0),
+    ),
+}
+
+
+def preset_for_scene(scene: str) -> PresetName:
+    """Name of the preset that suits a scene of this name or path."""
+    if scene == "demo":
+        return "demo"
+    return "dtu" if re.fullmatch(r"scan_?\d+", Path(scene).name) else "llff"
+
+
+def parse_command_line(arguments: Sequence[str] | None = None) -> TrainConfig:
+    """The settings that a command line asks for: preset, then flags.
+
+    With ``--resume`` the settings in the run folder take the preset's place, so that nothing but the name need be
+    repeated; `check_resumable` then refuses changes.
+
+    Raises:
+      ConfigError: a setting out of range, or no scene.
+      SystemExit: an unknown flag, a value of the wrong type, or ``--help`` (printed by the parser itself).
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--preset", "--scene", "--out", "--name"):
+        early.add_argument(flag, default="")
+    early.add_argument("--resume", action="store_true")
+    known, _ = early.parse_known_args(arguments)
+    default = PRESETS.get(known.preset or preset_for_scene(known.scene), PRESETS["llff"])
+    if known.resume and (known.name or known.scene):
+        output = OutputConfig(name=known.name, out=Path(known.out) if known.out else OutputConfig.out)
+        saved = TrainConfig(data=DataConfig(scene=known.scene), output=output).folder / "config.json"
+        if saved.exists():
+            default = load_config(saved)
+    config = tyro.cli(
+        tyro.conf.OmitArgPrefixes[TrainConfig],
+        args=arguments,
+        default=default,
+        prog="ipsm-jax train",
+        description="Train 3D Gaussians on a few posed photos and write a run folder with pictures, figures and a PLY.",
+    )
+    _require(config.data.scene != "", "say what to train on: --scene demo (built in), --scene NAME or --scene FOLDER")
+    return config
+
+
+def to_json(config: TrainConfig) -> bytes:
+    """The settings as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(config, enc_hook=str), indent=2) + b"\n"
+
+
+def from_json(text: bytes | str, source: str = "config") -> TrainConfig:
+    """Settings from their JSON form; missing fields take their defaults.
+
+    Args:
+      text: JSON as `to_json` writes it.
+      source: where it comes from, for error messages.
+
+    Raises:
+      ConfigError: not JSON, an unknown field, a value of the wrong type or out of range.
+    """
+    try:
+        raw = msgspec.json.decode(text)
+        config = msgspec.convert(raw, TrainConfig, dec_hook=lambda kind, value: kind(value))
+    except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} does not hold the settings of a run: {error}") from error
+    unknown = sorted(set(_flatten(raw)) - set(_flatten(msgspec.to_builtins(config, enc_hook=str))))
+    if unknown:
+        raise ConfigError(f"{source} has settings that this version does not know: {', '.join(unknown)}")
+    return config
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a run's config.json.
+
+    Raises:
+      ConfigError: as `from_json`, or the file cannot be read.
+    """
+    try:
+        return from_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings of a run from {path}: {error.strerror}") from error
+
+
+def check_resumable(saved: TrainConfig, wanted: TrainConfig) -> None:
+    """Refuse to continue a run with other settings than it was started with; output settings may change.
+
+    Raises:
+      ConfigError: the settings that differ.
+    """
+    before, now = (
+        _flatten(msgspec.to_builtins(dataclasses.replace(c, output=OutputConfig()), enc_hook=str))
+        for c in (saved, wanted)
+    )
+    changed = [f"{key.split('.')[-1]} {before[key]} -> {now[key]}" for key in before if before[key] != now[key]]
+    if changed:
+        raise ConfigError(
+            f"--resume continues a run with the settings it was started with, and these differ: {'; '.join(changed)}. "
+            "Leave them away, or start a new run with another --name"
+        )
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _flatten(value, f"{prefix}{key}.")
+    return leaves

@@ -1,0 +1,7 @@
+"""The one error of all readers."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Input that cannot be used; the message says what was found, where, and what to do about it."""

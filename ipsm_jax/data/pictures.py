@@ -1,0 +1,120 @@
+"""One picture file to 8-bit RGB, whatever it holds.
+
+Grey becomes three equal channels, 16 bits become 8, and transparency is composited over black (the background that
+training renders on). The orientation tag of cameras and phones is applied only when the picture then has the shape
+that its camera model says and does not have it otherwise: structure from motion works on the stored pixels and ignores
+the tag, so turning a picture that fits already would turn it away from its pose.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ipsm_jax.data.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM")
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"))
+
+Image.init()  # all formats now: Pillow would load them at first use, which is not safe from several threads
+
+
+def _open(path: Path) -> Image.Image:
+    """The opened file, pixels not decoded yet."""
+    try:
+        return Image.open(path, formats=FORMATS)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such picture") from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"{path}: this is not a picture ({', '.join(FORMATS)} are read); replace or remove it"
+        ) from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: the picture cannot be opened ({error})") from error
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) of the stored pixels, orientation tag not applied.
+
+    Raises:
+      DataError: if the file is missing or no picture.
+    """
+    with _open(path) as image:
+        return image.size
+
+
+def fits(size: tuple[float, float], shape: tuple[float, float]) -> bool:
+    """Whether a picture of `size` can be a camera image of `shape` at another resolution, both (width, height).
+
+    Resized pictures are rounded to whole pixels, so the aspect ratios may differ by about a pixel.
+    """
+    (w, h), (width, height) = size, shape
+    return abs(w * height - h * width) <= 1.5 * max(width, height) + 0.002 * w * height
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """8-bit RGB of any mode that Pillow reads."""
+    if image.mode.startswith("I"):  # 16 bits, which Pillow hands out as I;16, I;16B or I
+        values = np.asarray(image).astype(np.int64)
+        if values.size and (values.min() < 0 or values.max() > 65535):
+            raise DataError(
+                f"{path}: pixel values {values.min()}..{values.max()} do not fit 16 bits; save it as 8 bits"
+            )
+        return Image.fromarray(np.round(values / 257.0).astype(np.uint8), "L").convert("RGB")
+    if image.mode == "F":
+        raise DataError(f"{path}: floating-point pixels have no agreed range; save the picture as 8-bit RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_picture(path: Path, shape: tuple[float, float] | None = None) -> Image.Image:
+    """Decoded 8-bit RGB picture.
+
+    Args:
+      path: the file.
+      shape: (width, height) that its camera model was made for, at any resolution; None to accept any.
+
+    Raises:
+      DataError: if the file is missing, no picture, truncated, or of another aspect ratio than its camera.
+    """
+    with _open(path) as image:
+        try:
+            image.load()
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: the picture is damaged or cut short ({error}); replace it") from error
+        stored = image.size
+        if shape is not None and not fits(image.size, shape):
+            image = ImageOps.exif_transpose(image)
+        if shape is not None and not fits(image.size, shape):
+            raise DataError(
+                f"{path}: the picture has {stored[0]}x{stored[1]} pixels, but its camera was made for "
+                f"{shape[0]:g}x{shape[1]:g}: the aspect ratios differ. "
+                "Use the pictures that the poses were computed from"
+            )
+        return _to_rgb(image, path)
+
+
+def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture at another (width, height), Lanczos-filtered over the covered area."""
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def as_array(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """(H, W, 3) uint8."""
+    return np.asarray(image, np.uint8)
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool at (width, height) `size`, True where the mask's brightest channel is at least half of full scale.
+
+    Raises:
+      DataError: as `read_picture`, and for another aspect ratio.
+    """
+    image = read_picture(path, shape=size)
+    brightest = Image.fromarray(as_array(image).max(axis=-1))
+    return np.asarray(brightest.resize(size, Image.Resampling.BOX)) >= 128

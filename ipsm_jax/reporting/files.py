@@ -44,7 +44,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _flush_to_disk(path: Path) -> None:
-    """fsync a file or, where the system allows it, a folder (whose entries are what a rename changes)."""
+    """Flush a file or, where the system allows it, a folder (whose entries are what a rename changes)."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -146,7 +146,7 @@ def _visibility(
     return jnp.where(visible, radii, 0).astype(jnp.int32), jnp.where(visible[:, None], boxes, 0)
 
 
-def _select(mask: Bool[Array, " n"], value: Array, otherwise: ArrayLike) -> Array:
+def _select(mask: Bool[Array, " n"], value: Array, otherwise: float | tuple[float, ...]) -> Array:
     """`value` (n, ...) where `mask` (n,) holds, else `otherwise`; no gradient reaches the slots not selected."""
     return jnp.where(mask.reshape(mask.shape + (1,) * (value.ndim - 1)), value, jnp.asarray(otherwise, value.dtype))
 
@@ -185,9 +185,14 @@ def project(
       footprint: "exact" or "3sigma".
 
     Raises:
-      ValueError: an unknown footprint or a Python integer degree outside 0..3.
+      ValueError: an unknown footprint, a Python integer degree outside 0..3, or a camera with batch axes.
     """
     check_footprint(footprint)
+    if jnp.shape(camera.camera_from_world) != (4, 4) or jnp.shape(camera.intrinsics) != (4,):
+        raise ValueError(
+            "need one camera with camera_from_world (4, 4) and intrinsics (4,), got "
+            f"{jnp.shape(camera.camera_from_world)} and {jnp.shape(camera.intrinsics)}; use jax.vmap for a batch"
+        )
     dtype = gaussians.means.dtype
     camera = Camera(
         jnp.asarray(camera.camera_from_world, dtype), jnp.asarray(camera.intrinsics, dtype), camera.width, camera.height
@@ -203,17 +208,17 @@ def project(
     safe = Gaussians(
         means=_select(visible, gaussians.means, 0),
         log_scales=_select(visible, gaussians.log_scales, 0),
-        quaternions=_select(visible, gaussians.quaternions, [1, 0, 0, 0]),
+        quaternions=_select(visible, gaussians.quaternions, (1, 0, 0, 0)),
         opacity_logits=_select(visible, gaussians.opacity_logits, 0),
         sh_dc=_select(visible, gaussians.sh_dc, 0),
         sh_rest=_select(visible, gaussians.sh_rest, 0),
     )
-    position = _select(visible, _transform(safe.means, camera), [0, 0, 1])
+    position = _select(visible, _transform(safe.means, camera), (0, 0, 1))
     shape = _splat_shape(safe, position, camera, _select(visible, mean2d_offset, 0))
     conics = jnp.stack([shape.yy, -shape.xy, shape.xx], axis=-1) / shape.determinant[:, None]
 
     center = invert_rigid(camera.camera_from_world)[:3, 3]
-    view = _select(visible, safe.means - center[None, :], [0, 0, 1])
+    view = _select(visible, safe.means - center[None, :], (0, 0, 1))
     directions = view / jnp.sqrt(jnp.sum(view * view, axis=-1, keepdims=True))
     colors = harmonics_to_color(evaluate_harmonics(safe.sh_dc, safe.sh_rest, directions, sh_degree))
 

@@ -156,7 +156,8 @@ def render_reference(
       Rendering; differentiable in everything but alive, sh_degree and radii.
 
     Raises:
-      ValueError: an unknown footprint, a Python integer degree outside 0..3, or max_per_tile below 1.
+      ValueError: an unknown footprint, a Python integer degree outside 0..3, a camera with batch axes, or
+        max_per_tile below 1.
     """
     if max_per_tile is not None and max_per_tile < 1:
         raise ValueError(f"max_per_tile must be at least 1, or None for no limit; got {max_per_tile}")

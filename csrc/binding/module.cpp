@@ -1,0 +1,31 @@
+// The Python module ipsm_jax._native: hands the XLA handlers to Python as capsules and tells what was built.
+#include <pybind11/pybind11.h>
+
+#include "../rasterizer/config.h"
+#include "../rasterizer/cpu/kernels.h"
+#include "cpu_handlers.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::capsule capsule(void *handler) { return py::capsule(handler, "xla._CUSTOM_CALL_TARGET"); }
+
+} // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Native rasterizer kernels behind XLA FFI handlers; use them through ipsm_jax.rasterizer.";
+  m.attr("ffi_api_version") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
+  m.attr("tile_size") = ipsm::kTileSize;
+  m.attr("splat_floats") = ipsm::kSplatFloats;
+  m.def("simd_level", [] { return ipsm::cpu::select_kernels().name; }, "Instruction set in use: baseline, avx2 or avx512.");
+  m.def(
+      "cpu_handlers",
+      [] {
+        py::dict handlers;
+        handlers["ipsm_rasterize_forward"] = capsule(reinterpret_cast<void *>(ipsm_rasterize_forward_cpu));
+        handlers["ipsm_rasterize_backward"] = capsule(reinterpret_cast<void *>(ipsm_rasterize_backward_cpu));
+        return handlers;
+      },
+      "XLA FFI handlers for the CPU, by target name.");
+}

@@ -1,0 +1,4 @@
+// The CPU kernels for the instruction set "avx2"; setup.py gives this file its compiler flags.
+#define IPSM_KERNELS kKernelsAvx2
+#define IPSM_KERNELS_NAME "avx2"
+#include "kernels.inc"

@@ -1,0 +1,4 @@
+// The CPU kernels for the instruction set "avx512"; setup.py gives this file its compiler flags.
+#define IPSM_KERNELS kKernelsAvx512
+#define IPSM_KERNELS_NAME "avx512"
+#include "kernels.inc"

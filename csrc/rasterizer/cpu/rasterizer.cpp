@@ -1,0 +1,83 @@
+#include "rasterizer.h"
+
+#include "binning.h"
+
+namespace ipsm::cpu {
+namespace {
+
+constexpr int64_t kTilesPerTask = 4;
+
+int tiles_across(int pixels) { return (pixels + kTileSize - 1) / kTileSize; }
+
+// Calls work(tile, TileImage) for every tile, in parallel.
+template <typename Work>
+void for_each_tile(const View &view, const Splat *splats, const Residuals &residuals, const PairLists &lists, Executor &executor,
+                   const Work &work) {
+  const int across = tiles_across(view.width);
+  const int64_t tiles = tile_count(view.width, view.height);
+  executor.for_each((tiles + kTilesPerTask - 1) / kTilesPerTask, [&](int64_t task) {
+    for (int64_t tile = task * kTilesPerTask; tile < tiles && tile < (task + 1) * kTilesPerTask; tile++) {
+      const int32_t start = residuals.tile_start[tile];
+      work(tile, TileImage{static_cast<int>(tile % across), static_cast<int>(tile / across), splats, lists.pair_splat + start,
+                           residuals.tile_start[tile + 1] - start});
+    }
+  });
+}
+
+} // namespace
+
+int64_t tile_count(int width, int height) { return static_cast<int64_t>(tiles_across(width)) * tiles_across(height); }
+
+void forward(const View &view, const GaussianInputs &gaussians, int64_t count, const Images &images, int32_t *radii,
+             const Residuals &residuals, Executor &executor) {
+  const Kernels &kernels = select_kernels();
+  BorrowedWorkspace work;
+  const PairLists lists =
+      project_and_sort(kernels, view, gaussians, count, radii, residuals, *work, executor);
+  for_each_tile(view, residuals.splats, residuals, lists, executor, [&](int64_t tile, const TileImage &image) {
+    residuals.tile_processed[tile] = kernels.blend(view, image, images.color, images.depth, images.alpha);
+  });
+}
+
+void backward(const View &view, const GaussianInputs &gaussians, int64_t count, const ConstImages &images,
+              const ConstImages &d_images, const Residuals &residuals, const GaussianGradients &d_gaussians,
+              CameraGradient &d_camera, float *d_background, Executor &executor) {
+  const Kernels &kernels = select_kernels();
+  BorrowedWorkspace work;
+  const int64_t pairs = residuals.slot_start[count];
+  PairLists lists = {residuals.pair_splat, residuals.pair_slot};
+  if (pairs > residuals.capacity) {
+    // Same input, same order: only the lists are new. The rest goes where nobody looks, because residuals are read-only here.
+    Residuals again = residuals;
+    again.splats = work->splats.reserve(count);
+    again.slot_start = work->slot_start.reserve(count + 1);
+    again.tile_start = work->tile_start.reserve(tile_count(view.width, view.height) + 1);
+    lists = project_and_sort(kernels, view, gaussians, count, work->radii.reserve(count), again, *work, executor);
+  }
+  float *sums = work->sums.reserve(pairs * kPairGradientSize);
+  for_each_tile(view, residuals.splats, residuals, lists, executor, [&](int64_t tile, const TileImage &image) {
+    kernels.blend_backward(view, image, residuals.tile_processed[tile], lists.pair_slot + residuals.tile_start[tile],
+                           images.color, images.depth, images.alpha, d_images.color, d_images.depth, d_images.alpha, sums);
+  });
+
+  const int64_t chunks = chunk_count(count);
+  CameraGradient *partial = work->camera.reserve(chunks);
+  executor.for_each(chunks, [&](int64_t chunk) {
+    const int64_t begin = chunk * kChunk, end = begin + kChunk < count ? begin + kChunk : count;
+    partial[chunk] = {};
+    kernels.project_backward(view, gaussians, begin, end, residuals.splats, residuals.slot_start, sums, d_gaussians,
+                             partial[chunk]);
+  });
+  d_camera = {};
+  for (int64_t chunk = 0; chunk < chunks; chunk++) {
+    for (int k = 0; k < 9; k++) d_camera.rotation[k] += partial[chunk].rotation[k];
+    for (int k = 0; k < 3; k++) d_camera.translation[k] += partial[chunk].translation[k];
+    for (int k = 0; k < 4; k++) d_camera.intrinsics[k] += partial[chunk].intrinsics[k];
+  }
+  double background[3] = {};
+  for (int64_t i = 0; i < static_cast<int64_t>(view.width) * view.height; i++)
+    for (int c = 0; c < 3; c++) background[c] += (1 - images.alpha[i]) * static_cast<double>(d_images.color[3 * i + c]);
+  for (int c = 0; c < 3; c++) d_background[c] = static_cast<float>(background[c]);
+}
+
+} // namespace ipsm::cpu

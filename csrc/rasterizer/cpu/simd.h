@@ -1,0 +1,170 @@
+// Sixteen floats at once, whatever the machine: one tile row. Made of as many hardware vectors as that takes (1 with AVX-512,
+// 2 with AVX2, 4 with SSE or NEON), using the compiler's portable vector extension.
+//
+// Only for the kernel files, which are compiled once per instruction set: all functions have internal linkage.
+#pragma once
+
+#include <cstdint>
+
+#include "../config.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define IPSM_LANES 16
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define IPSM_LANES 8
+#else
+#define IPSM_LANES 4
+#endif
+
+namespace ipsm {
+namespace {
+
+typedef float VecF __attribute__((vector_size(4 * IPSM_LANES)));
+typedef int32_t VecI __attribute__((vector_size(4 * IPSM_LANES)));
+constexpr int kVectors = kTileSize / IPSM_LANES;
+
+struct RowI {
+  VecI v[kVectors];
+};
+
+struct RowF {
+  VecF v[kVectors];
+};
+
+#define IPSM_EACH for (int k = 0; k < kVectors; k++)
+
+static inline RowF broadcast(float x) {
+  RowF r;
+  IPSM_EACH r.v[k] = VecF{} + x;
+  return r;
+}
+static inline RowF operator+(RowF a, RowF b) {
+  IPSM_EACH a.v[k] += b.v[k];
+  return a;
+}
+static inline RowF operator-(RowF a, RowF b) {
+  IPSM_EACH a.v[k] -= b.v[k];
+  return a;
+}
+static inline RowF operator*(RowF a, RowF b) {
+  IPSM_EACH a.v[k] *= b.v[k];
+  return a;
+}
+static inline RowF operator/(RowF a, RowF b) {
+  IPSM_EACH a.v[k] /= b.v[k];
+  return a;
+}
+static inline RowF operator+(RowF a, float b) {
+  IPSM_EACH a.v[k] += b;
+  return a;
+}
+static inline RowF operator-(RowF a, float b) {
+  IPSM_EACH a.v[k] -= b;
+  return a;
+}
+static inline RowF operator*(RowF a, float b) {
+  IPSM_EACH a.v[k] *= b;
+  return a;
+}
+static inline RowF operator-(float a, RowF b) {
+  IPSM_EACH b.v[k] = a - b.v[k];
+  return b;
+}
+static inline RowI operator<(RowF a, float b) {
+  RowI r;
+  IPSM_EACH r.v[k] = a.v[k] < b;
+  return r;
+}
+static inline RowI operator>=(RowF a, float b) {
+  RowI r;
+  IPSM_EACH r.v[k] = a.v[k] >= b;
+  return r;
+}
+static inline RowF min(RowF a, float b) {
+  IPSM_EACH a.v[k] = a.v[k] < b ? a.v[k] : VecF{} + b;
+  return a;
+}
+static inline RowF max(RowF a, float b) {
+  IPSM_EACH a.v[k] = a.v[k] > b ? a.v[k] : VecF{} + b;
+  return a;
+}
+// a where the mask is set, 0 elsewhere
+static inline RowF keep(RowI mask, RowF a) {
+  IPSM_EACH a.v[k] = mask.v[k] ? a.v[k] : VecF{};
+  return a;
+}
+// 0 where the mask is set, a elsewhere
+static inline RowF drop(RowI mask, RowF a) {
+  IPSM_EACH a.v[k] = mask.v[k] ? VecF{} : a.v[k];
+  return a;
+}
+
+// One bit per lane of a comparison's result.
+static inline uint32_t bits(RowI m) {
+  uint32_t r = 0;
+  IPSM_EACH {
+#if defined(__AVX512F__)
+    r |= (uint32_t)_mm512_movepi32_mask((__m512i)m.v[k]);
+#elif defined(__AVX2__)
+    r |= (uint32_t)_mm256_movemask_ps((__m256)m.v[k]) << (8 * k);
+#elif defined(__SSE2__)
+    r |= (uint32_t)__builtin_ia32_movmskps((VecF)m.v[k]) << (4 * k);
+#else
+    for (int i = 0; i < IPSM_LANES; i++) r |= (uint32_t)(m.v[k][i] & 1) << (IPSM_LANES * k + i);
+#endif
+  }
+  return r;
+}
+
+// Sum of the 16 lanes, by halving.
+static inline float sum(RowF a) {
+  VecF t = a.v[0];
+  for (int k = 1; k < kVectors; k++) t += a.v[k];
+  typedef float Vec4 __attribute__((vector_size(16)));
+#if IPSM_LANES == 16
+  typedef float Vec8 __attribute__((vector_size(32)));
+  const Vec8 u = __builtin_shufflevector(t, t, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(t, t, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  const VecF u = t;
+#endif
+#if IPSM_LANES >= 8
+  const Vec4 v = __builtin_shufflevector(u, u, 0, 1, 2, 3) + __builtin_shufflevector(u, u, 4, 5, 6, 7);
+#else
+  const Vec4 v = u;
+#endif
+  const Vec4 w = v + __builtin_shufflevector(v, v, 2, 3, 0, 1);
+  return w[0] + w[1];
+}
+
+// 2^x for x in [-126, 127]: round to nearest, a degree-5 polynomial of the rest (relative error 1e-7), exponent by addition to
+// the bits. Values below -126 give about 1e-38.
+static inline RowF exp2(RowF x) {
+  RowF r;
+  IPSM_EACH {
+    const VecF a = x.v[k] > -126.0f ? x.v[k] : VecF{} - 126.0f;
+    const VecF shifted = a + 12582912.0f; // 1.5 * 2^23: the low bits of the sum hold the rounded integer
+    const VecF f = a - (shifted - 12582912.0f);
+    VecF p = VecF{} + 1.3276471e-3f;
+    p = p * f + 9.6755419e-3f;
+    p = p * f + 5.5507131e-2f;
+    p = p * f + 2.4022120e-1f;
+    p = p * f + 6.9314694e-1f;
+    p = p * f + 1.0000001f;
+    r.v[k] = (VecF)((VecI)p + ((VecI)shifted << 23));
+  }
+  return r;
+}
+
+static inline RowF load(const float *p) {
+  RowF r;
+  __builtin_memcpy(&r, p, sizeof r);
+  return r;
+}
+static inline void store(float *p, RowF r) { __builtin_memcpy(p, &r, sizeof r); }
+
+#undef IPSM_EACH
+
+} // namespace
+} // namespace ipsm

@@ -1,0 +1,190 @@
+"""The native rasterizer as a differentiable JAX operation.
+
+Two XLA custom calls, forward and backward, tied together by `jax.custom_vjp`. The forward call leaves its sorted lists as residuals;
+under `vmap` each operand keeps its own size (nothing is broadcast in memory) and the handlers walk the batch.
+
+Shapes: n Gaussians, k = 15 harmonics beyond the constant one, h x w pixels, leading batch axes under vmap.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.ffi
+import jax.numpy as jnp
+import numpy as np
+
+FORWARD, BACKWARD = "ipsm_rasterize_forward", "ipsm_rasterize_backward"
+FOOTPRINTS = {"exact": 0, "3sigma": 1}
+
+# Room in the (Gaussian, tile) lists kept between forward and backward. A trained LLFF scene needs 3-5 pairs per Gaussian; a frame that
+# needs more than there is room for is sorted again in the backward pass.
+_PAIRS_PER_GAUSSIAN = 8
+_MIN_PAIRS = 1 << 18
+
+
+class NativeUnavailableError(RuntimeError):
+    """The native rasterizer cannot be used in this environment; the message says why and what to do."""
+
+
+def runtime_ffi_version() -> tuple[int, int]:
+    """XLA FFI API (major, minor) of the installed jaxlib, read from the headers it ships."""
+    header = Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h"
+    try:
+        text = header.read_text()
+    except OSError as e:
+        raise NativeUnavailableError(
+            f"cannot read {header}, which tells the XLA FFI version of jaxlib {jax.lib.__version__}: {e.strerror}. "
+            "Reinstall jaxlib."
+        ) from e
+    found = [re.search(rf"#define XLA_FFI_API_{part} (\d+)", text) for part in ("MAJOR", "MINOR")]
+    if found[0] is None or found[1] is None:
+        raise NativeUnavailableError(f"{header} does not define XLA_FFI_API_MAJOR and _MINOR. Reinstall jaxlib.")
+    return int(found[0][1]), int(found[1][1])
+
+
+def check_ffi_version(built: tuple[int, int], runtime: tuple[int, int]) -> None:
+    """Refuse a library that is newer than the runtime: registering it would keep the whole CPU backend from starting.
+
+    Raises:
+      NativeUnavailableError: when `built` has another major number or a larger minor number than `runtime`.
+    """
+    if built[0] != runtime[0] or built[1] > runtime[1]:
+        raise NativeUnavailableError(
+            f"ipsm_jax's native library was built for XLA FFI {built[0]}.{built[1]}, but the installed jaxlib offers "
+            f"{runtime[0]}.{runtime[1]}. Build it again beside this jaxlib "
+            '("pip install --force-reinstall --no-deps --no-cache-dir ." in the source folder) or install a newer jaxlib.'
+        )
+
+
+@functools.cache
+def load_library() -> Any:
+    """Import ipsm_jax._native and register its handlers with XLA, once.
+
+    Raises:
+      NativeUnavailableError: not built, or built for another XLA FFI version.
+    """
+    try:
+        from ipsm_jax import _native
+    except ImportError as e:
+        raise NativeUnavailableError(
+            f"ipsm_jax's native library cannot be loaded ({e}). It is built when the package is installed: run "
+            '"pip install ." in the source folder (needs g++), or use backend="reference" (slow).'
+        ) from e
+    check_ffi_version(tuple(_native.ffi_api_version), runtime_ffi_version())
+    for name, handler in _native.cpu_handlers().items():
+        jax.ffi.register_ffi_target(name, handler, platform="cpu")
+    return _native
+
+
+class _Spec(NamedTuple):
+    """What is fixed at compile time."""
+
+    width: int
+    height: int
+    footprint: int
+    pair_capacity: int
+
+    def attributes(self) -> dict[str, np.int64]:
+        """XLA FFI attributes; numpy types, because a Python number may arrive as another type than the handler wants."""
+        return {name: np.int64(value) for name, value in self._asdict().items()}
+
+
+def _tile_count(spec: _Spec, tile_size: int) -> int:
+    return -(-spec.width // tile_size) * -(-spec.height // tile_size)
+
+
+def _forward_call(spec: _Spec, operands: tuple[Any, ...]) -> list[jax.Array]:
+    """(color, depth, alpha, radii, splats, slot_start, tile_start, tile_processed, pair_splat, pair_slot)."""
+    native = load_library()
+    n, tiles = operands[0].shape[0], _tile_count(spec, native.tile_size)
+    image, f32, i32 = (spec.height, spec.width), jnp.float32, jnp.int32
+    results = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in [
+            ((*image, 3), f32),
+            (image, f32),
+            (image, f32),
+            ((n,), i32),
+            ((n, native.splat_floats), f32),
+            ((n + 1,), i32),
+            ((tiles + 1,), i32),
+            ((tiles,), i32),
+            ((spec.pair_capacity,), i32),
+            ((spec.pair_capacity,), i32),
+        ]
+    ]
+    return jax.ffi.ffi_call(FORWARD, results, vmap_method="expand_dims")(*operands, **spec.attributes())
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rasterize(spec: _Spec, *operands: Any) -> tuple[jax.Array, ...]:
+    return tuple(_forward_call(spec, operands)[:4])
+
+
+def _rasterize_forward(spec: _Spec, *operands: Any) -> tuple[tuple[jax.Array, ...], tuple[Any, ...]]:
+    results = _forward_call(spec, operands)
+    color, depth, alpha, radii, *residuals = results
+    return (color, depth, alpha, radii), (operands, (color, depth, alpha, *residuals))
+
+
+def _rasterize_backward(spec: _Spec, saved: tuple[Any, ...], gradients: tuple[Any, ...]) -> tuple[Any, ...]:
+    operands, residuals = saved
+    differentiable = [i for i, x in enumerate(operands) if jnp.issubdtype(x.dtype, jnp.floating)]
+    results = [jax.ShapeDtypeStruct(operands[i].shape, jnp.float32) for i in differentiable]
+    # The order of the handler's results is that of the floating-point operands.
+    out = jax.ffi.ffi_call(BACKWARD, results, vmap_method="expand_dims")(
+        *operands, *residuals, *gradients[:3], **spec.attributes()
+    )
+    by_operand = dict(zip(differentiable, out, strict=True))
+    return tuple(by_operand.get(i) for i in range(len(operands)))
+
+
+_rasterize.defvjp(_rasterize_forward, _rasterize_backward)
+
+
+def render_native(
+    gaussians: Any,
+    camera: Any,
+    alive: jax.Array,
+    background: jax.Array,
+    sh_degree: jax.Array,
+    mean2d_offset: jax.Array,
+    footprint: str,
+) -> tuple[jax.Array, ...]:
+    """Render with the native kernels; see `ipsm_jax.rasterizer.render` for the meaning of everything.
+
+    Returns:
+      color (h, w, 3), depth (h, w), alpha (h, w), radii (n,).
+
+    Raises:
+      NativeUnavailableError: the library is missing or does not fit the runtime.
+      TypeError: an operand is not float32.
+    """
+    load_library()
+    operands = (
+        *gaussians,
+        alive,
+        mean2d_offset,
+        camera.camera_from_world,
+        camera.intrinsics,
+        background,
+        sh_degree,
+    )
+    names = (*gaussians._fields, "alive", "mean2d_offset", "camera_from_world", "intrinsics", "background")
+    for name, operand in zip(names, operands, strict=False):
+        wanted = jnp.bool_ if name == "alive" else jnp.float32
+        if operand.dtype != wanted:
+            raise TypeError(
+                f"the native rasterizer wants {name} as {np.dtype(wanted).name}, got {operand.dtype}; cast it, or use "
+                'backend="reference" for other precisions'
+            )
+    n = gaussians.means.shape[0]
+    spec = _Spec(camera.width, camera.height, FOOTPRINTS[footprint], 0)
+    most = n * _tile_count(spec, load_library().tile_size)
+    capacity = max(1, min(max(_PAIRS_PER_GAUSSIAN * n, _MIN_PAIRS), most))
+    return _rasterize(spec._replace(pair_capacity=capacity), *operands)

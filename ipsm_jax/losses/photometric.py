@@ -98,9 +98,7 @@ def _ssim_and_gradient(
     by_square = -ssim * inverse_b2
     by_product = 2 * a1 * inverse_b1 * inverse_b2
     gradient = (
-        gaussian_filter(by_mean)
-        + 2 * image * gaussian_filter(by_square)
-        + target.image * gaussian_filter(by_product)
+        gaussian_filter(by_mean) + 2 * image * gaussian_filter(by_square) + target.image * gaussian_filter(by_product)
     )
     return jnp.mean(ssim), gradient / image.size
 

@@ -59,9 +59,7 @@ class _Slots(NamedTuple):
 
 def _where(mask: Bool[Array, " n"], chosen: Gaussians, otherwise: Gaussians) -> Gaussians:
     """Per slot, all fields of one or the other."""
-    return jax.tree.map(
-        lambda a, b: jnp.where(jnp.expand_dims(mask, tuple(range(1, a.ndim))), a, b), chosen, otherwise
-    )
+    return jax.tree.map(lambda a, b: jnp.where(jnp.expand_dims(mask, tuple(range(1, a.ndim))), a, b), chosen, otherwise)
 
 
 def _grant(

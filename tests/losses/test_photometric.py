@@ -53,9 +53,7 @@ def test_ssim_equals_dm_pix_with_zero_padding():
     def zero_padded(channel_last):
         height, width = channel_last.shape[-3:-1]
         padded = jnp.pad(channel_last, [(0, 0)] * (channel_last.ndim - 3) + [(5, 5), (5, 5), (0, 0)])
-        return sum(
-            kernel[i, j] * padded[..., i : i + height, j : j + width, :] for i in range(11) for j in range(11)
-        )
+        return sum(kernel[i, j] * padded[..., i : i + height, j : j + width, :] for i in range(11) for j in range(11))
 
     expected = dm_pix.ssim(jnp.float32(a), jnp.float32(b), filter_fn=zero_padded)
     np.testing.assert_allclose(ssim(jnp.float32(a), photometric_target(jnp.float32(b))), expected, atol=2e-6)

@@ -1,0 +1,164 @@
+"""The train command: ``python -m ipsm_jax.train --scene demo``.
+
+Loads a scene, trains on its training views, and leaves a run folder: settings, log, checkpoints, point cloud, test
+views with their figures, a report and a video.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ipsm_jax.config import ConfigError, OutputConfig, TrainConfig, check_resumable, parse_command_line, to_json
+from ipsm_jax.data.errors import DataError
+from ipsm_jax.data.ply import write_gaussians_ply
+from ipsm_jax.data.scene import Scene
+from ipsm_jax.evaluate import evaluate_gaussians
+from ipsm_jax.render import render_video
+from ipsm_jax.reporting.files import atomic_write, write_json
+from ipsm_jax.training.checkpoint import CheckpointError, describe, list_checkpoints, load_run
+from ipsm_jax.training.environment import describe_environment, enable_compilation_cache
+from ipsm_jax.training.interrupt import StopRequest
+from ipsm_jax.training.loop import Interrupted, TrainingError, train
+from ipsm_jax.training.progress import ProgressDisplay
+from ipsm_jax.training.recorder import Recorder, read_log, truncate_log
+from ipsm_jax.training.score import score_test_views
+from ipsm_jax.training.setup import first_state, load_scene_from_config, training_views
+from ipsm_jax.training.state import TrainState
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 1 training failed, 2 unusable input, 130 stopped on request."""
+    try:
+        config = parse_command_line(argv)
+        enable_compilation_cache()
+        run(config)
+    except Interrupted as stop:
+        print(
+            f"stopped after iteration {stop.iteration}, checkpoint saved. To go on: the same command with --resume",
+            file=sys.stderr,
+        )
+        return 130
+    except KeyboardInterrupt:
+        print(
+            "stopped without saving. To go on from the last checkpoint: the same command with --resume", file=sys.stderr
+        )
+        return 130
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (ConfigError, DataError, CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config: TrainConfig) -> Path:
+    """Train as the settings say and write everything down; returns the run folder.
+
+    Raises:
+      ConfigError, DataError, CheckpointError, OSError: unusable input; the message is meant for the person.
+      TrainingError, Interrupted: as `training.loop.train`.
+    """
+    console = Console()
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    folder = config.folder
+    check_folder(config)
+    scene = load_scene_from_config(config)
+    say(describe_scene(scene))
+    views = training_views(config, scene)
+    if config.output.resume and list_checkpoints(folder):
+        saved, state = load_run(folder)
+        check_resumable(saved, config)
+        say(f"resuming {folder} after iteration {int(state.step)}")
+    else:
+        state, report = first_state(config, scene)
+        say(report)
+    start_folder(config, scene, state)
+
+    with (
+        ProgressDisplay(int(state.step), config.optimization.iterations, config.output.log_every, console) as display,
+        StopRequest() as stop_requested,
+    ):
+        recorder = Recorder(folder, config, display, lambda now: score_test_views(config.optimization, scene, now))
+        state = train(config, views, state, recorder, stop_requested)
+    finish(config, scene, state, say)
+    return folder
+
+
+def check_folder(config: TrainConfig) -> None:
+    """Refuse to overwrite a run, or to resume one that is not there or has other settings.
+
+    Raises:
+      ConfigError: what is in the way and what to do about it.
+    """
+    folder = config.folder
+    settings = folder / "config.json"
+    if not config.output.resume:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(
+                f"{folder} already exists ({describe(folder)}). Continue it with --resume, or choose another --name"
+            )
+        return
+    if not settings.exists():
+        raise ConfigError(f"there is no run to resume in {folder} (no config.json). Leave --resume away to start one")
+
+
+def start_folder(config: TrainConfig, scene: Scene, state: TrainState) -> None:
+    """Write what is known before training; cut the log to the iteration that training starts from."""
+    folder = config.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    remembered = dataclasses.replace(config, output=dataclasses.replace(config.output, resume=False))
+    with atomic_write(folder / "config.json") as temporary:
+        temporary.write_bytes(to_json(remembered))
+    write_json(folder / "environment.json", describe_environment(config.seed))
+    write_json(
+        folder / "split.json",
+        {"train": [scene.names[i] for i in scene.train], "test": [scene.names[i] for i in scene.test]},
+    )
+    truncate_log(folder, int(state.step))
+
+
+def describe_scene(scene: Scene) -> str:
+    """What was loaded, and which photos are for training and which for testing, for the person."""
+    lines = [f"scene {scene.name}: {len(scene.names)} views of {scene.width}x{scene.height}, from {scene.path}"]
+    for kind, indices in (("training", scene.train), ("test", scene.test)):
+        lines.append(f"{len(indices)} {kind} views: {' '.join(scene.names[i] for i in indices) or 'none'}")
+    return "\n".join([*lines, *scene.notes])
+
+
+def finish(config: TrainConfig, scene: Scene, state: TrainState, say: Callable[[str], None]) -> None:
+    """Point cloud, test views, report and video of a finished training; says where they are."""
+    folder, background = config.folder, config.optimization.background
+    write_gaussians_ply(folder / "point_cloud.ply", state.gaussians, state.alive)
+    written = {"point cloud": "point_cloud.ply"}
+    if config.output.evaluate and scene.test:
+        say(f"measuring {len(scene.test)} test views")
+        evaluate_gaussians(state.gaussians, state.alive, scene, folder, background=background, history=read_log(folder))
+        written |= {"figures": "metrics.json", "report": "report.html", "test views": "renders"}
+    elif config.output.evaluate:
+        say("this scene has no test views: nothing was measured")
+    if config.output.video:
+        say(f"rendering a video of {config.output.video_frames} frames")
+        render_video(
+            state.gaussians,
+            state.alive,
+            scene,
+            folder / "video.mp4",
+            frames=config.output.video_frames,
+            background=background,
+        )
+        written["video"] = "video.mp4"
+    for what, name in written.items():
+        say(f"{what}: {folder / name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""The training loop, on the host.
+
+Iterations run in a compiled program (`step.run_steps`) until something has to happen between two of them: density
+control, an opacity reset, a line in the log, a checkpoint, an evaluation. Reading, writing and showing are the
+`Observer`'s. How the iterations are divided into calls changes nothing about their result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+
+from ipsm_jax.config import TrainConfig
+from ipsm_jax.training.density import DensityInfo, densify, is_due, reset_is_due, reset_opacity
+from ipsm_jax.training.state import TrainState
+from ipsm_jax.training.step import TrainingViews, run_steps
+
+SECONDS_PER_CALL = 1.5
+"""About how long one call of the compiled program may take: the time that progress and Ctrl-C have to wait."""
+MAX_STEPS_PER_CALL = 50
+
+_run_steps = jax.jit(run_steps, static_argnums=0, donate_argnums=2)
+_reset_opacity = jax.jit(reset_opacity, static_argnums=0, donate_argnums=1)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; what was saved before is intact."""
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error)
+    """Training stopped because it was asked to, after saving; `iteration` is the last finished one."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__(f"stopped after iteration {iteration}")
+        self.iteration = iteration
+
+
+class Observer(Protocol):
+    """What is told about a training; see `recorder.Recorder`."""
+
+    def advanced(self, iteration: int, count: int, loss: float, psnr: float, gaussians: int) -> None:
+        """`count` iterations were done, up to `iteration`; loss and training PSNR (dB) are means over them."""
+
+    def densified(self, iteration: int, info: DensityInfo, capacity: int) -> None:
+        """Density control followed `iteration`; `capacity` slots are there now."""
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint."""
+
+    def evaluate(self, state: TrainState) -> None:
+        """Measure the test views."""
+
+
+def train(
+    config: TrainConfig,
+    views: TrainingViews,
+    state: TrainState,
+    observer: Observer,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> TrainState:
+    """Train from `state`, whose buffers are given up, to `config.optimization.iterations`.
+
+    Raises:
+      TrainingError: the loss is not a number, or no Gaussian is left.
+      Interrupted: `stop_requested` said so; a checkpoint was saved.
+    """
+    last = config.optimization.iterations
+    iteration, alive = int(state.step), int(state.alive.sum())
+    pace = 1  # iterations per call
+    while iteration < last:
+        count = _next_event(config, iteration, limit=pace) - iteration
+        started = time.perf_counter()
+        state, info = _run_steps(config.optimization, views, state, count)
+        loss, psnr = float(info.loss), float(info.psnr)  # waits for the device
+        seconds = time.perf_counter() - started
+        pace = max(1, min(MAX_STEPS_PER_CALL, 2 * pace, int(SECONDS_PER_CALL * count / seconds)))
+        iteration += count
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is not a number between iterations {iteration - count + 1} and {iteration}. Lower learning "
+                "rates may help; checkpoints saved before are intact"
+            )
+
+        if is_due(config.density, iteration, last):
+            state, changes = densify(config.density, views.extent, state)
+            alive = int(changes.alive)
+            observer.densified(iteration, changes, state.gaussians.capacity)
+            if alive == 0:
+                raise TrainingError(f"all Gaussians were pruned after iteration {iteration}: none became opaque")
+        if reset_is_due(config.density, iteration):
+            state = _reset_opacity(config.density.opacity_reset_value, state)
+
+        observer.advanced(iteration, count, loss, psnr, alive)
+        stopping = stop_requested()
+        if stopping or iteration == last or iteration % config.output.checkpoint_every == 0:
+            observer.save(state)
+        if stopping and iteration < last:
+            raise Interrupted(iteration)
+        if config.output.eval_every and iteration % config.output.eval_every == 0:
+            observer.evaluate(state)
+    return state
+
+
+def _next_event(config: TrainConfig, iteration: int, limit: int) -> int:
+    """The first iteration after this one that something follows, at most `limit` later."""
+    last = config.optimization.iterations
+    intervals = [n for n in (config.output.checkpoint_every, config.output.log_every, config.output.eval_every) if n]
+
+    def is_event(i: int) -> bool:
+        return (
+            i >= min(last, iteration + limit)
+            or is_due(config.density, i, last)
+            or reset_is_due(config.density, i)
+            or any(i % n == 0 for n in intervals)
+        )
+
+    return next(i for i in range(iteration + 1, last + 1) if is_event(i))

@@ -1,0 +1,122 @@
+"""What a training leaves in its run folder while it runs: log.jsonl and checkpoints; and what it shows.
+
+Each line of log.jsonl is a JSON object: the figures of the iterations since the line before it (``iteration``,
+``loss``, ``psnr`` in dB of the training views, ``gaussians``, ``seconds`` of training so far, ``peak_memory_mib`` of the process,
+and the counts of density control), or an evaluation (``iteration``, ``test_psnr``, ``test_ssim``).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ipsm_jax.config import TrainConfig
+from ipsm_jax.reporting.files import atomic_write
+from ipsm_jax.training.checkpoint import save_checkpoint
+from ipsm_jax.training.density import DensityInfo
+from ipsm_jax.training.progress import ProgressDisplay
+from ipsm_jax.training.state import TrainState
+
+LOG = "log.jsonl"
+
+
+class Recorder:
+    """The `loop.Observer` of the train command.
+
+    Args:
+      folder: run folder, with a log that ends at the iteration that training starts from (`truncate_log`).
+      config: settings of the run.
+      display: where figures are shown.
+      score: test PSNR in dB and SSIM of a state, for evaluations while training.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainConfig,
+        display: ProgressDisplay,
+        score: Callable[[TrainState], tuple[float, float]],
+    ) -> None:
+        self._folder, self._config, self._display, self._score = folder, config, display, score
+        earlier = [line["seconds"] for line in read_log(folder) if "seconds" in line]
+        self._started = time.perf_counter() - (earlier[-1] if earlier else 0.0)
+        self._sums = {"count": 0.0, "loss": 0.0, "psnr": 0.0}
+        self._density: Counter[str] = Counter()
+
+    def advanced(self, iteration: int, count: int, loss: float, psnr: float, gaussians: int) -> None:
+        """Show the figures, and write them down every `log_every` iterations."""
+        for key, value in (("count", 1.0), ("loss", loss), ("psnr", psnr)):
+            self._sums[key] += count * value
+        self._display.update(iteration, loss, psnr, gaussians)
+        if iteration % self._config.output.log_every == 0 or iteration == self._config.optimization.iterations:
+            means = {key: round(self._sums[key] / self._sums["count"], 6) for key in ("loss", "psnr")}
+            seconds = round(time.perf_counter() - self._started, 3)
+            line = {"iteration": iteration, **means, "gaussians": gaussians, "seconds": seconds, **self._density}
+            if (memory := peak_memory_mib()) is not None:
+                line["peak_memory_mib"] = memory
+            self._write(line)
+            self._sums = dict.fromkeys(self._sums, 0.0)
+            self._density = Counter()
+
+    def densified(self, iteration: int, info: DensityInfo, capacity: int) -> None:
+        """Add the counts to the next line of the log, and say so when Gaussians were refused."""
+        counts = {name: int(value) for name, value in info._asdict().items() if name != "alive"}
+        self._density.update(counts)
+        if counts["refused"]:
+            self._display.say(
+                f"iteration {iteration}: --max-gaussians {capacity} reached, {counts['refused']} more were asked for"
+            )
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(self._folder, self._config, state)
+
+    def evaluate(self, state: TrainState) -> None:
+        """Measure the test views; write and show the figures."""
+        psnr, ssim = self._score(state)
+        iteration = int(state.step)
+        self._write({"iteration": iteration, "test_psnr": round(psnr, 6), "test_ssim": round(ssim, 6)})
+        self._display.say(f"iteration {iteration}: test views PSNR {psnr:.2f} dB, SSIM {ssim:.4f}")
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with open(self._folder / LOG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; a last line that a killed process left unfinished is left out.
+
+    Raises:
+      ValueError: a line before the last one is no JSON object.
+    """
+    path = folder / LOG
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    log = []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is unfinished or empty
+        try:
+            log.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
+    return log
+
+
+def truncate_log(folder: Path, iteration: int) -> None:
+    """Drop the lines that a run wrote after the checkpoint it is resumed from."""
+    kept = [line for line in read_log(folder) if line["iteration"] <= iteration]
+    with atomic_write(folder / LOG) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def peak_memory_mib() -> int | None:
+    """Most memory the process has held so far, in MiB; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit

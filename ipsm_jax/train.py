@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ipsm_jax.config import ConfigError, OutputConfig, TrainConfig, check_resumable, parse_command_line, to_json
+from ipsm_jax.config import ConfigError, TrainConfig, check_resumable, parse_command_line, to_json
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.ply import write_gaussians_ply
 from ipsm_jax.data.scene import Scene

@@ -4,7 +4,8 @@ Images are float32 (H, W, 3) in [0, 1]. SSIM is the one of METHOD section 8: 11 
 zero padding, averaged over pixels and channels. With F the window, x the rendered image and y the target,
 
     mu_x = F x,  s_xx = F x^2 - mu_x^2,  s_xy = F xy - mu_x mu_y,
-    SSIM = A1 A2 / (B1 B2),  A1 = 2 mu_x mu_y + C1,  A2 = 2 s_xy + C2,  B1 = mu_x^2 + mu_y^2 + C1,  B2 = s_xx + s_yy + C2.
+    SSIM = A1 A2 / (B1 B2),
+    A1 = 2 mu_x mu_y + C1,  A2 = 2 s_xy + C2,  B1 = mu_x^2 + mu_y^2 + C1,  B2 = s_xx + s_yy + C2.
 
 This runs at every iteration, hence three measures that make it several times faster on a CPU than automatic
 differentiation of the formulas: what depends on the target alone is computed once (`PhotometricTarget`); the gradient

@@ -61,7 +61,7 @@ def _version(package: str) -> str | None:
 
 def enable_compilation_cache() -> None:
     """Keep compiled programs under the cache folder, so that a second start is quick; a user's own choice wins."""
-    if jax.config.jax_compilation_cache_dir is not None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

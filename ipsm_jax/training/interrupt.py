@@ -23,6 +23,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
+        """Whether a stop was requested."""
         return self._requested
 
     def __enter__(self) -> StopRequest:

@@ -23,7 +23,7 @@ def nearest_neighbors(
       wanted: which points' neighbors to find; few, as a rule.
 
     Returns:
-      (n,) mean of the SQUARED distances to the 3 neighbors, 0 where not wanted and infinite where there are fewer than 3
+      (n,) mean of the SQUARED distances to the 3 neighbors, 0 where not wanted, infinite where there are fewer than 3
       other valid points; (n, 3) indices of the neighbors by ascending distance, ties by index, 0 where not wanted.
     """
     n = points.shape[0]

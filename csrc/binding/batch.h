@@ -1,5 +1,6 @@
-// Leading batch axes of FFI buffers. vmap (method "expand_dims") gives every operand the same number of leading axes, each either 1 or
-// the batch's size; results always have the full size. Nothing is copied: an axis of size 1 is read again for each batch item.
+// Leading batch axes of FFI buffers. vmap (method "expand_dims") gives every operand the same number of leading axes,
+// each either 1 or the batch's size; results always have the full size. Nothing is copied: an axis of size 1 is read
+// again for each batch item.
 #pragma once
 
 #include <cstdint>
@@ -55,15 +56,16 @@ public:
       known_ = true;
     }
     fits = fits && leading == sizes_.size();
-    if (!fits) throw std::invalid_argument(std::string(name) + " has shape " + to_string(dims) + ", want " + describe(core));
+    if (!fits)
+      throw std::invalid_argument(std::string(name) + " has shape " + to_string(dims) + ", want " + describe(core));
     Batched<T> result{data, std::vector<int64_t>(leading)};
     for (size_t i = leading; i-- > 0;) {
       result.strides[i] = dims[i] == 1 ? 0 : elements;
       elements *= dims[i];
       if (dims[i] == 1) continue;
       if (sizes_[i] != 1 && sizes_[i] != dims[i])
-        throw std::invalid_argument(std::string(name) + " has batch size " + std::to_string(dims[i]) + " where another operand has " +
-                                    std::to_string(sizes_[i]));
+        throw std::invalid_argument(std::string(name) + " has batch size " + std::to_string(dims[i]) +
+                                    " where another operand has " + std::to_string(sizes_[i]));
       sizes_[i] = dims[i];
     }
     return result;

@@ -29,13 +29,15 @@ public:
   template <ffi::DataType kType> auto next(const char *name, std::initializer_list<int64_t> core) {
     auto buffer = args_.get<ffi::Buffer<kType>>(position_++);
     if (!buffer.has_value()) throw std::invalid_argument(std::string(name) + ": " + buffer.error().message());
-    return shape_.add(name, const_cast<const ffi::NativeType<kType> *>(buffer->typed_data()), buffer->dimensions(), core);
+    return shape_.add(name, const_cast<const ffi::NativeType<kType> *>(buffer->typed_data()), buffer->dimensions(),
+                      core);
   }
   int64_t size_of(size_t position, size_t axis_from_end) const {
     auto buffer = args_.get<ffi::AnyBuffer>(position);
     if (!buffer.has_value()) throw std::invalid_argument(buffer.error().message());
     const auto dims = buffer->dimensions();
-    if (dims.size() < axis_from_end) throw std::invalid_argument("operand " + std::to_string(position) + " has too few axes");
+    if (dims.size() < axis_from_end)
+      throw std::invalid_argument("operand " + std::to_string(position) + " has too few axes");
     return dims[dims.size() - axis_from_end];
   }
 
@@ -92,13 +94,25 @@ struct SceneOperands {
 
   cpu::View view(const std::vector<int64_t> &i, const Attributes &a) const {
     const int32_t asked = *degree.at(i);
-    return {camera_from_world.at(i), intrinsics.at(i), background.at(i), a.width, a.height,
-            asked < 0 ? 0 : (asked > 3 ? 3 : asked), a.footprint};
+    return {camera_from_world.at(i),
+            intrinsics.at(i),
+            background.at(i),
+            a.width,
+            a.height,
+            asked < 0 ? 0 : (asked > 3 ? 3 : asked),
+            a.footprint};
   }
   cpu::GaussianInputs gaussians(const std::vector<int64_t> &i) const {
     static_assert(sizeof(bool) == 1, "XLA's PRED is one byte");
-    return {means.at(i), log_scales.at(i), quaternions.at(i), opacity_logits.at(i), sh_dc.at(i), sh_rest.at(i),
-            reinterpret_cast<const uint8_t *>(alive.at(i)), offset.at(i), static_cast<int>(rest)};
+    return {means.at(i),
+            log_scales.at(i),
+            quaternions.at(i),
+            opacity_logits.at(i),
+            sh_dc.at(i),
+            sh_rest.at(i),
+            reinterpret_cast<const uint8_t *>(alive.at(i)),
+            offset.at(i),
+            static_cast<int>(rest)};
   }
 };
 
@@ -117,17 +131,20 @@ ffi::Error checked(const Attributes &a, const std::function<void()> &work) {
   } catch (const std::invalid_argument &e) {
     return ffi::Error::InvalidArgument(std::string("ipsm_jax rasterizer: ") + e.what());
   } catch (const std::bad_alloc &) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "ipsm_jax rasterizer: out of memory for the (Gaussian, tile) lists");
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                      "ipsm_jax rasterizer: out of memory for the (Gaussian, tile) lists");
   } catch (const std::exception &e) {
     return ffi::Error::Internal(std::string("ipsm_jax rasterizer: ") + e.what());
   }
 }
 
-// Operands: the scene. Results: color (H, W, 3), depth (H, W), alpha (H, W), radii (N,), then the residuals: splats (N, 16),
-// slot_start (N + 1,), tile_start (tiles + 1,), tile_processed (tiles,), pair_splat (capacity,), pair_slot (capacity,).
-ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t width, int64_t height,
-                   int64_t footprint, int64_t pair_capacity) {
-  const Attributes a{static_cast<int>(width), static_cast<int>(height), static_cast<Footprint>(footprint), pair_capacity};
+// Operands: the scene. Results: color (H, W, 3), depth (H, W), alpha (H, W), radii (N,), then the residuals: splats (N,
+// 16), slot_start (N + 1,), tile_start (tiles + 1,), tile_processed (tiles,), pair_splat (capacity,), pair_slot
+// (capacity,).
+ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t width,
+                   int64_t height, int64_t footprint, int64_t pair_capacity) {
+  const Attributes a{static_cast<int>(width), static_cast<int>(height), static_cast<Footprint>(footprint),
+                     pair_capacity};
   return checked(a, [&] {
     BatchShape shape;
     Operands in(args, shape);
@@ -155,11 +172,12 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
 }
 
 // Operands: the scene, the forward pass's results except radii, and the gradients of color, depth and alpha.
-// Results: gradients of means, log_scales, quaternions, opacity_logits, sh_dc, sh_rest, mean2d_offset, camera_from_world,
-// intrinsics and background.
-ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t width, int64_t height,
-                    int64_t footprint, int64_t pair_capacity) {
-  const Attributes a{static_cast<int>(width), static_cast<int>(height), static_cast<Footprint>(footprint), pair_capacity};
+// Results: gradients of means, log_scales, quaternions, opacity_logits, sh_dc, sh_rest, mean2d_offset,
+// camera_from_world, intrinsics and background.
+ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t width,
+                    int64_t height, int64_t footprint, int64_t pair_capacity) {
+  const Attributes a{static_cast<int>(width), static_cast<int>(height), static_cast<Footprint>(footprint),
+                     pair_capacity};
   return checked(a, [&] {
     BatchShape shape;
     Operands in(args, shape);
@@ -214,14 +232,14 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
 } // namespace
 } // namespace ipsm::binding
 
-#define IPSM_RASTERIZE_BINDING                                                                                                 \
-  xla::ffi::Ffi::Bind()                                                                                                        \
-      .Ctx<xla::ffi::ThreadPool>()                                                                                             \
-      .RemainingArgs()                                                                                                         \
-      .RemainingRets()                                                                                                         \
-      .Attr<int64_t>("width")                                                                                                  \
-      .Attr<int64_t>("height")                                                                                                 \
-      .Attr<int64_t>("footprint")                                                                                              \
+#define IPSM_RASTERIZE_BINDING                                                                                         \
+  xla::ffi::Ffi::Bind()                                                                                                \
+      .Ctx<xla::ffi::ThreadPool>()                                                                                     \
+      .RemainingArgs()                                                                                                 \
+      .RemainingRets()                                                                                                 \
+      .Attr<int64_t>("width")                                                                                          \
+      .Attr<int64_t>("height")                                                                                         \
+      .Attr<int64_t>("footprint")                                                                                      \
       .Attr<int64_t>("pair_capacity")
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(ipsm_rasterize_forward_cpu, ipsm::binding::forward, IPSM_RASTERIZE_BINDING);

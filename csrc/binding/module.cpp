@@ -18,7 +18,9 @@ PYBIND11_MODULE(_native, m) {
   m.attr("ffi_api_version") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
   m.attr("tile_size") = ipsm::kTileSize;
   m.attr("splat_floats") = ipsm::kSplatFloats;
-  m.def("simd_level", [] { return ipsm::cpu::select_kernels().name; }, "Instruction set in use: baseline, avx2 or avx512.");
+  m.def(
+      "simd_level", [] { return ipsm::cpu::select_kernels().name; },
+      "Instruction set in use: baseline, avx2 or avx512.");
   m.def(
       "cpu_handlers",
       [] {

@@ -16,7 +16,8 @@ constexpr int kMaxHarmonics = 16;          // degree 3
 
 // One line of cache per projected Gaussian. Written by the projection, read once per (Gaussian, tile) pair.
 // The exponent of a pixel at (px, py) is -1/2 (a t^2 + d dy^2) with dx = px - x, dy = py - y, t = dx + s dy: the
-// inverse covariance with its square completed, which cannot turn positive by rounding as A dx^2 + 2 B dx dy + C dy^2 can.
+// inverse covariance with its square completed, which cannot turn positive by rounding as A dx^2 + 2 B dx dy + C dy^2
+// can.
 struct Splat {
   float x, y;         // projected mean in pixels, where a pixel's centre has integer coordinates
   float a, s, d;      // see above: a = cov_yy / det, s = -cov_xy / cov_yy, d = 1 / cov_yy
@@ -32,8 +33,8 @@ struct Splat {
 static_assert(sizeof(Splat) == 64, "a splat is one cache line");
 constexpr int kSplatFloats = sizeof(Splat) / 4;
 
-// Gradient of one (Gaussian, tile) pair: sums over the tile's pixels of h = dL/d(exponent) times powers of t and dy, then
-// the colour and depth gradients. What they mean for covariance and mean is worked out once per Gaussian.
+// Gradient of one (Gaussian, tile) pair: sums over the tile's pixels of h = dL/d(exponent) times powers of t and dy,
+// then the colour and depth gradients. What they mean for covariance and mean is worked out once per Gaussian.
 enum PairGradient { kH, kHt, kHtt, kHy, kHty, kHyy, kRed, kGreen, kBlue, kDepth, kPairGradientSize = 12 };
 
 struct CameraParams {

@@ -1,8 +1,9 @@
-// What happens to one Gaussian on its way to the image, and back: rotation, covariance, projection and spherical harmonics.
+// What happens to one Gaussian on its way to the image, and back: rotation, covariance, projection and spherical
+// harmonics.
 //
-// Framework-free and free of the standard library, so that CPU kernels for several instruction sets and CUDA kernels can
-// share it: every function has internal linkage, because a shared inline function compiled for AVX-512 must never be
-// picked by the linker for a machine without it.
+// Framework-free and free of the standard library, so that CPU kernels for several instruction sets and CUDA kernels
+// can share it: every function has internal linkage, because a shared inline function compiled for AVX-512 must never
+// be picked by the linker for a machine without it.
 //
 // Axes: OpenCV camera (x right, y down, z forward). Matrices are row-major 3x3.
 #pragma once
@@ -101,8 +102,8 @@ struct Shape {
   float inv_norm;           // 1 / |quaternion|
   float rotation[9];        // of the Gaussian
   float scale[3];
-  float footprint[6];             // B (2x3) = J W R S; covariance = B B^T
-  float transform[6];             // T (2x3) = J W
+  float footprint[6];                // B (2x3) = J W R S; covariance = B B^T
+  float transform[6];                // T (2x3) = J W
   float cov_xx, cov_xy, cov_yy, det; // dilated covariance
 };
 
@@ -131,8 +132,9 @@ IPSM_HD bool project_shape(const CameraParams &c, const float *mean, const float
   rotation_from_quaternion(s.unit_quaternion, s.rotation);
   for (int r = 0; r < 2; r++)
     for (int k = 0; k < 3; k++)
-      s.footprint[3 * r + k] = s.scale[k] * (s.transform[3 * r] * s.rotation[k] + s.transform[3 * r + 1] * s.rotation[3 + k] +
-                                             s.transform[3 * r + 2] * s.rotation[6 + k]);
+      s.footprint[3 * r + k] =
+          s.scale[k] * (s.transform[3 * r] * s.rotation[k] + s.transform[3 * r + 1] * s.rotation[3 + k] +
+                        s.transform[3 * r + 2] * s.rotation[6 + k]);
   const float *b = s.footprint;
   s.cov_xx = b[0] * b[0] + b[1] * b[1] + b[2] * b[2] + kDilation;
   s.cov_xy = b[0] * b[3] + b[1] * b[4] + b[2] * b[5];
@@ -171,8 +173,8 @@ IPSM_HD ImageGradient gradient_from_sums(const Splat &p, const float *sum) {
 }
 
 // Gradient of mean, log scales and quaternion; adds to the camera's.
-IPSM_HD void shape_backward(const CameraParams &c, const Shape &s, const float *mean, const ImageGradient &g, float *d_mean,
-                            float *d_log_scale, float *d_quaternion, CameraGradient &d_camera) {
+IPSM_HD void shape_backward(const CameraParams &c, const Shape &s, const float *mean, const ImageGradient &g,
+                            float *d_mean, float *d_log_scale, float *d_quaternion, CameraGradient &d_camera) {
   float d_foot[6], d_rot[9], d_transform[6];
   for (int k = 0; k < 3; k++) {
     const float b0 = s.footprint[k], b1 = s.footprint[3 + k];
@@ -220,7 +222,8 @@ IPSM_HD void shape_backward(const CameraParams &c, const Shape &s, const float *
   d_camera.intrinsics[1] += d_jy * s.inv_z + g.y * s.v;
   d_camera.intrinsics[2] += g.x;
   d_camera.intrinsics[3] += g.y;
-  const float d_point[3] = {du * s.inv_z, dv * s.inv_z, g.depth - (d_jx * s.jx + d_jy * s.jy + du * s.u + dv * s.v) * s.inv_z};
+  const float d_point[3] = {du * s.inv_z, dv * s.inv_z,
+                            g.depth - (d_jx * s.jx + d_jy * s.jy + du * s.u + dv * s.v) * s.inv_z};
   for (int j = 0; j < 3; j++) {
     d_mean[j] = c.rotation[j] * d_point[0] + c.rotation[3 + j] * d_point[1] + c.rotation[6 + j] * d_point[2];
     for (int i = 0; i < 3; i++) d_camera.rotation[3 * i + j] += d_point[i] * mean[j];
@@ -229,8 +232,8 @@ IPSM_HD void shape_backward(const CameraParams &c, const Shape &s, const float *
 }
 
 // Gradient of the viewing direction, on to the mean and to the camera through its centre -R^T t.
-IPSM_HD void direction_backward(const CameraParams &c, const float *direction, float inv_distance, const float *d_direction,
-                                float *d_mean, CameraGradient &d_camera) {
+IPSM_HD void direction_backward(const CameraParams &c, const float *direction, float inv_distance,
+                                const float *d_direction, float *d_mean, CameraGradient &d_camera) {
   const float along = d_direction[0] * direction[0] + d_direction[1] * direction[1] + d_direction[2] * direction[2];
   for (int j = 0; j < 3; j++) {
     const float d = (d_direction[j] - along * direction[j]) * inv_distance;

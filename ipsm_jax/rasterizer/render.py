@@ -90,9 +90,7 @@ def render(
     if backend == "reference":
         return render_reference(gaussians, camera, alive, background, degree, offset, footprint)
     gaussians = Gaussians(*map(jnp.asarray, gaussians))
-    camera = Camera(
-        jnp.asarray(camera.camera_from_world), jnp.asarray(camera.intrinsics), camera.width, camera.height
-    )
+    camera = Camera(jnp.asarray(camera.camera_from_world), jnp.asarray(camera.intrinsics), camera.width, camera.height)
     platform = jax.default_backend()
     if platform != "cpu":
         raise NativeUnavailableError(

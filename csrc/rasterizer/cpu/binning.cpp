@@ -65,8 +65,8 @@ PairLists project_and_sort(const Kernels &kernels, const View &view, const Gauss
   PairLists lists = {residuals.pair_splat, residuals.pair_slot};
   if (pairs > residuals.capacity) lists = {work.pair_splat.reserve(pairs), work.pair_slot.reserve(pairs)};
 
-  // Counting sort by tile. The depth order is cut into slices; slice after slice owns a run within each tile's list, so the
-  // outcome is the same for any number of slices.
+  // Counting sort by tile. The depth order is cut into slices; slice after slice owns a run within each tile's list, so
+  // the outcome is the same for any number of slices.
   const int64_t slices = visible < 4096 ? 1 : executor.threads();
   uint32_t *histogram = work.histogram.reserve(slices * tiles);
   const auto slice_bound = [&](int64_t slice) { return static_cast<size_t>(visible * slice / slices); };

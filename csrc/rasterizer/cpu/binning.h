@@ -7,7 +7,8 @@
 
 namespace ipsm::cpu {
 
-constexpr int64_t kChunk = 1024; // Gaussians per piece of parallel work; fixed, so that results do not depend on threads
+constexpr int64_t kChunk =
+    1024; // Gaussians per piece of parallel work; fixed, so that results do not depend on threads
 
 inline int64_t chunk_count(int64_t gaussians) { return (gaussians + kChunk - 1) / kChunk; }
 
@@ -15,8 +16,8 @@ struct PairLists {
   int32_t *pair_splat, *pair_slot;
 };
 
-// Projects all Gaussians and fills splats, slot_start, tile_start, radii and the pair lists, which lie in the residuals when they
-// fit and in the workspace when they do not.
+// Projects all Gaussians and fills splats, slot_start, tile_start, radii and the pair lists, which lie in the residuals
+// when they fit and in the workspace when they do not.
 PairLists project_and_sort(const Kernels &kernels, const View &view, const GaussianInputs &gaussians, int64_t count,
                            int32_t *radii, const Residuals &residuals, Workspace &work, Executor &executor);
 

@@ -17,8 +17,9 @@ public:
   // Starts `task` on another thread, some time; the caller of for_each never waits for tasks that have not begun.
   virtual void spawn(std::function<void()> task) = 0;
 
-  // Calls work(0) ... work(count - 1), in any order, on several threads; returns when all have been done. The calling thread takes
-  // part, so this ends even when no other thread is ever free. An exception of `work` is thrown again here, after all the rest is done.
+  // Calls work(0) ... work(count - 1), in any order, on several threads; returns when all have been done. The calling
+  // thread takes part, so this ends even when no other thread is ever free. An exception of `work` is thrown again
+  // here, after all the rest is done.
   template <typename Work> void for_each(int64_t count, const Work &work) {
     if (threads() <= 1 || count <= 1) {
       for (int64_t i = 0; i < count; i++) work(i);

@@ -50,17 +50,20 @@ struct TileImage {
 
 struct Kernels {
   const char *name;
-  // Projects Gaussians [begin, end): writes splats, radii (0 = invisible) and the number of tiles; appends the tile ids.
+  // Projects Gaussians [begin, end): writes splats, radii (0 = invisible) and the number of tiles; appends the tile
+  // ids.
   void (*project)(const View &, const GaussianInputs &, int64_t begin, int64_t end, Splat *, int32_t *radii,
                   uint32_t *tile_count, TileList &);
-  // Blends one tile into (H, W, 3), (H, W), (H, W); returns how many of its splats were looked at before all pixels stopped.
+  // Blends one tile into (H, W, 3), (H, W), (H, W); returns how many of its splats were looked at before all pixels
+  // stopped.
   int (*blend)(const View &, const TileImage &, float *color, float *depth, float *alpha);
-  // Gradient of the first `processed` splats of one tile, written to sums[pair_slot[k] * kPairGradientSize]; the rest are zeroed.
-  // Images come first, their gradients (d_*) after.
+  // Gradient of the first `processed` splats of one tile, written to sums[pair_slot[k] * kPairGradientSize]; the rest
+  // are zeroed. Images come first, their gradients (d_*) after.
   void (*blend_backward)(const View &, const TileImage &, int processed, const int32_t *pair_slot, const float *color,
                          const float *depth, const float *alpha, const float *d_color, const float *d_depth,
                          const float *d_alpha, float *sums);
-  // Gradient of Gaussians [begin, end) from the sums of their pairs, which lie in slots [slot_start[i], slot_start[i + 1]).
+  // Gradient of Gaussians [begin, end) from the sums of their pairs, which lie in slots [slot_start[i], slot_start[i +
+  // 1]).
   void (*project_backward)(const View &, const GaussianInputs &, int64_t begin, int64_t end, const Splat *,
                            const int32_t *slot_start, const float *sums, const GaussianGradients &, CameraGradient &);
 };
@@ -71,7 +74,8 @@ extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 #endif
 
-// The best table for this machine. The environment variable IPSM_JAX_SIMD (baseline, avx2, avx512) asks for a lesser one.
+// The best table for this machine. The environment variable IPSM_JAX_SIMD (baseline, avx2, avx512) asks for a lesser
+// one.
 const Kernels &select_kernels();
 
 } // namespace ipsm::cpu

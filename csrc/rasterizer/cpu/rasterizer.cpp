@@ -11,15 +11,15 @@ int tiles_across(int pixels) { return (pixels + kTileSize - 1) / kTileSize; }
 
 // Calls work(tile, TileImage) for every tile, in parallel.
 template <typename Work>
-void for_each_tile(const View &view, const Splat *splats, const Residuals &residuals, const PairLists &lists, Executor &executor,
-                   const Work &work) {
+void for_each_tile(const View &view, const Splat *splats, const Residuals &residuals, const PairLists &lists,
+                   Executor &executor, const Work &work) {
   const int across = tiles_across(view.width);
   const int64_t tiles = tile_count(view.width, view.height);
   executor.for_each((tiles + kTilesPerTask - 1) / kTilesPerTask, [&](int64_t task) {
     for (int64_t tile = task * kTilesPerTask; tile < tiles && tile < (task + 1) * kTilesPerTask; tile++) {
       const int32_t start = residuals.tile_start[tile];
-      work(tile, TileImage{static_cast<int>(tile % across), static_cast<int>(tile / across), splats, lists.pair_splat + start,
-                           residuals.tile_start[tile + 1] - start});
+      work(tile, TileImage{static_cast<int>(tile % across), static_cast<int>(tile / across), splats,
+                           lists.pair_splat + start, residuals.tile_start[tile + 1] - start});
     }
   });
 }
@@ -32,8 +32,7 @@ void forward(const View &view, const GaussianInputs &gaussians, int64_t count, c
              const Residuals &residuals, Executor &executor) {
   const Kernels &kernels = select_kernels();
   BorrowedWorkspace work;
-  const PairLists lists =
-      project_and_sort(kernels, view, gaussians, count, radii, residuals, *work, executor);
+  const PairLists lists = project_and_sort(kernels, view, gaussians, count, radii, residuals, *work, executor);
   for_each_tile(view, residuals.splats, residuals, lists, executor, [&](int64_t tile, const TileImage &image) {
     residuals.tile_processed[tile] = kernels.blend(view, image, images.color, images.depth, images.alpha);
   });
@@ -47,7 +46,8 @@ void backward(const View &view, const GaussianInputs &gaussians, int64_t count, 
   const int64_t pairs = residuals.slot_start[count];
   PairLists lists = {residuals.pair_splat, residuals.pair_slot};
   if (pairs > residuals.capacity) {
-    // Same input, same order: only the lists are new. The rest goes where nobody looks, because residuals are read-only here.
+    // Same input, same order: only the lists are new. The rest goes where nobody looks, because residuals are read-only
+    // here.
     Residuals again = residuals;
     again.splats = work->splats.reserve(count);
     again.slot_start = work->slot_start.reserve(count + 1);
@@ -57,7 +57,8 @@ void backward(const View &view, const GaussianInputs &gaussians, int64_t count, 
   float *sums = work->sums.reserve(pairs * kPairGradientSize);
   for_each_tile(view, residuals.splats, residuals, lists, executor, [&](int64_t tile, const TileImage &image) {
     kernels.blend_backward(view, image, residuals.tile_processed[tile], lists.pair_slot + residuals.tile_start[tile],
-                           images.color, images.depth, images.alpha, d_images.color, d_images.depth, d_images.alpha, sums);
+                           images.color, images.depth, images.alpha, d_images.color, d_images.depth, d_images.alpha,
+                           sums);
   });
 
   const int64_t chunks = chunk_count(count);

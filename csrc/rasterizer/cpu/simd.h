@@ -1,5 +1,5 @@
-// Sixteen floats at once, whatever the machine: one tile row. Made of as many hardware vectors as that takes (1 with AVX-512,
-// 2 with AVX2, 4 with SSE or NEON), using the compiler's portable vector extension.
+// Sixteen floats at once, whatever the machine: one tile row. Made of as many hardware vectors as that takes (1 with
+// AVX-512, 2 with AVX2, 4 with SSE or NEON), using the compiler's portable vector extension.
 //
 // Only for the kernel files, which are compiled once per instruction set: all functions have internal linkage.
 #pragma once
@@ -125,7 +125,8 @@ static inline float sum(RowF a) {
   typedef float Vec4 __attribute__((vector_size(16)));
 #if IPSM_LANES == 16
   typedef float Vec8 __attribute__((vector_size(32)));
-  const Vec8 u = __builtin_shufflevector(t, t, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(t, t, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Vec8 u = __builtin_shufflevector(t, t, 0, 1, 2, 3, 4, 5, 6, 7) +
+                 __builtin_shufflevector(t, t, 8, 9, 10, 11, 12, 13, 14, 15);
 #else
   const VecF u = t;
 #endif
@@ -138,8 +139,8 @@ static inline float sum(RowF a) {
   return w[0] + w[1];
 }
 
-// 2^x for x in [-126, 127]: round to nearest, a degree-5 polynomial of the rest (relative error 1e-7), exponent by addition to
-// the bits. Values below -126 give about 1e-38.
+// 2^x for x in [-126, 127]: round to nearest, a degree-5 polynomial of the rest (relative error 1e-7), exponent by
+// addition to the bits. Values below -126 give about 1e-38.
 static inline RowF exp2(RowF x) {
   RowF r;
   IPSM_EACH {

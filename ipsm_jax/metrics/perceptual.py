@@ -40,9 +40,9 @@ class LpipsUnavailableError(ImportError):
 class LpipsWeights(NamedTuple):
     """A feature network and its linear layers: kernels (kh, kw, cin, cout), biases (cout,), five lins (channels,)."""
 
-    kernels: tuple[Float[Array, "kh kw cin cout"], ...]
-    biases: tuple[Float[Array, " cout"], ...]
-    lins: tuple[Float[Array, " channels"], ...]
+    kernels: tuple[Float[Array | np.ndarray, "kh kw cin cout"], ...]
+    biases: tuple[Float[Array | np.ndarray, " cout"], ...]
+    lins: tuple[Float[Array | np.ndarray, " channels"], ...]
 
 
 def lpips(
@@ -82,11 +82,11 @@ def check_size(network: Network, height: int, width: int) -> None:
         raise ValueError(f"LPIPS ({network}) needs pictures of at least {least} pixels a side, got {width}x{height}")
 
 
-def _convolve(x: Array, kernel: Array, bias: Array, stride: int, padding: int) -> Array:
+def _convolve(x: Array, kernel: Array | np.ndarray, bias: Array | np.ndarray, stride: int, padding: int) -> Array:
     # "highest": tensor cores would round the inputs to 10 bits and change the third digit of the result
     y = jax.lax.conv_general_dilated(
         x,
-        kernel,
+        jnp.asarray(kernel),
         (stride, stride),
         ((padding, padding), (padding, padding)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

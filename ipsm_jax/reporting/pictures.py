@@ -66,7 +66,7 @@ def depth_picture(depth: Any, alpha: Any, limits: DepthRange | None = None) -> F
     """
     inverse, solid = _inverse_depth(depth, alpha)
     limits = depth_range(depth, alpha) if limits is None else limits
-    picture = np.broadcast_to(np.float32(EMPTY_COLOR), (*inverse.shape, 3)).copy()
+    picture = np.broadcast_to(np.asarray(EMPTY_COLOR, np.float32), (*inverse.shape, 3)).copy()
     if limits is not None and solid.any():
         width = limits.near - limits.far
         scaled = (inverse - limits.far) / width if width > 0 else np.full_like(inverse, 0.5)

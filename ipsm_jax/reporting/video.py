@@ -39,7 +39,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[Any], *, fps: float = 
     with atomic_write(path) as temporary:
         writer = iio.get_writer(
             temporary,
-            format="FFMPEG",  # type: ignore[arg-type]
+            format="FFMPEG",
             fps=fps,
             codec="libx264",
             pixelformat="yuv420p",

@@ -8,6 +8,8 @@ Computed on the host in float64.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import CubicSpline, interp1d
@@ -114,6 +116,20 @@ def ellipse_path(cameras: Camera, frames: int, bounds: Float[np.ndarray, "v 2"] 
     points = np.stack([np.cos(angles), np.sin(angles)], axis=1) @ shape @ plane
     matrices = [look_at(focus + height * up + point, focus, up=up) for point in points]
     return _pack(cameras, matrices, np.repeat(intrinsics.mean(0, keepdims=True), frames, 0))
+
+
+def choose_path(cameras: Camera) -> Literal["spiral", "interpolated", "ellipse"]:
+    """The kind of path that stays near what the cameras saw.
+
+    A spiral if all of them face one way within 35 degrees, an ellipse if they look from all around, otherwise (an
+    arc, a walk) the way through them.
+    """
+    directions = _unpack(cameras, 1)[0][:, :, 2]
+    mean = directions.mean(0)
+    if np.linalg.norm(mean) < 0.4:
+        return "ellipse"
+    cosines = directions @ mean / np.linalg.norm(mean)
+    return "spiral" if cosines.min() > np.cos(np.radians(35)) else "interpolated"
 
 
 def average_pose(cameras: Camera) -> Float[np.ndarray, "4 4"]:

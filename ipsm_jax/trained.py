@@ -1,0 +1,170 @@
+"""What the commands `evaluate` and `render` start from: Gaussians of a run or of a PLY file, with their scene."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array, Bool
+
+from ipsm_jax.config import ConfigError, OptimizationConfig
+from ipsm_jax.data.errors import DataError
+from ipsm_jax.data.load import load_scene
+from ipsm_jax.data.ply import read_gaussians_ply
+from ipsm_jax.data.scene import Scene
+from ipsm_jax.metrics import LpipsUnavailableError
+from ipsm_jax.rasterizer import NativeUnavailableError
+from ipsm_jax.rasterizer.render import Backend
+from ipsm_jax.scene.gaussians import Gaussians
+from ipsm_jax.training.checkpoint import CheckpointError, load_run
+from ipsm_jax.training.recorder import read_log
+
+
+class CommandError(ValueError):
+    """What was asked for cannot be done; the message says why and what to do."""
+
+
+# What a command answers with one sentence; anything else is a defect and deserves its traceback.
+EXPECTED_ERRORS = (
+    CommandError, DataError, ConfigError, CheckpointError, LpipsUnavailableError, NativeUnavailableError,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """Which Gaussians, and the scene they belong to."""
+
+    run: tyro.conf.Positional[Path | None] = None
+    """Folder of a training run."""
+    iteration: int | None = None
+    """Take the checkpoint after this iteration instead of the last one."""
+    ply: Path | None = None
+    """Take the Gaussians from this PLY file instead of a run; needs --scene."""
+    scene: str = ""
+    """Scene: 'demo', a name under --data-root, or a folder. Default: the run's own."""
+    data_root: Path | None = None
+    """Folder that holds scenes; default: the run's own, then $IPSM_JAX_DATA, then ./data."""
+    views: int | None = 3
+    """With --ply: number of training views; None = all that are not test views."""
+    downscale: int = 8
+    """With --ply: factor by which the photos are reduced."""
+    view_split: str = "auto"
+    """With --ply: rule that divides the photos into training and test views."""
+    backend: Backend = "auto"
+    """Rasterizer: native code, or the slow reference in plain JAX."""
+
+
+class Trained(NamedTuple):
+    """Gaussians and what is needed to look at them.
+
+    Attributes:
+      gaussians, alive: n slots and which are in use.
+      scene: photos and cameras.
+      background: (3,) color behind everything.
+      sh_degree: harmonics in use.
+      iteration: number of training iterations, or None for a PLY file.
+      folder: the run's folder, or the PLY file's.
+    """
+
+    gaussians: Gaussians
+    alive: Bool[Array, " n"]
+    scene: Scene
+    background: np.ndarray
+    sh_degree: int
+    iteration: int | None
+    folder: Path
+
+
+def open_trained(options: SourceOptions) -> Trained:
+    """Read what the options name.
+
+    Raises:
+      CommandError: if they do not name exactly one source, or the run folder does not exist.
+      DataError, ConfigError, CheckpointError: if what they name cannot be read.
+    """
+    if options.ply is not None:
+        return _open_ply(options)
+    if options.run is None:
+        raise CommandError("say what to look at: the folder of a run, or --ply FILE with --scene SCENE")
+    if not options.run.is_dir():
+        hint = " That is a file; for a PLY file use --ply." if options.run.is_file() else ""
+        raise CommandError(f"there is no run folder {options.run}.{hint}")
+    config, state = load_run(options.run, options.iteration)
+    data = config.data
+    scene = load_scene(
+        options.scene or data.scene,
+        data_root=options.data_root or data.data_root,
+        views=data.views,
+        downscale=data.downscale,
+        split=data.split,
+    )
+    settings = config.optimization
+    return Trained(
+        gaussians=state.gaussians,
+        alive=state.alive,
+        scene=scene,
+        background=np.asarray(settings.background, np.float32),
+        sh_degree=settings.sh_degree,
+        iteration=int(state.step),
+        folder=options.run,
+    )
+
+
+def _open_ply(options: SourceOptions) -> Trained:
+    assert options.ply is not None
+    if options.run is not None:
+        raise CommandError(f"give either the run folder {options.run} or --ply {options.ply}, not both")
+    if not options.scene:
+        raise CommandError(f"--ply {options.ply} needs --scene: a PLY file does not say which cameras look at it")
+    gaussians = read_gaussians_ply(options.ply)
+    scene = load_scene(
+        options.scene,
+        data_root=options.data_root,
+        views=options.views,
+        downscale=options.downscale,
+        split=options.view_split,
+    )
+    return Trained(
+        gaussians=gaussians,
+        alive=jnp.ones(gaussians.capacity, bool),
+        scene=scene,
+        background=np.asarray(OptimizationConfig().background, np.float32),
+        sh_degree=3,
+        iteration=None,
+        folder=options.ply.parent,
+    )
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Records of a run's log.jsonl; none if there is no such file.
+
+    Raises:
+      CommandError: if the log is damaged.
+    """
+    try:
+        return read_log(folder)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def read_optional_json(path: Path) -> Mapping[str, Any] | None:
+    """The JSON object in a file, or None if there is no such file.
+
+    Raises:
+      CommandError: if it holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CommandError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CommandError(f"{path} holds {type(value).__name__} instead of a JSON object")
+    return value

@@ -2,9 +2,10 @@
 
     python experiments/bench_rasterizer.py [--sizes 50000 200000] [--repeats 20] [--json out.json] [--yardstick FOLDER]
 
-Prints one row per size: milliseconds of a jitted render at 504 x 378 and of render + gradient with respect to all Gaussian fields (minimum
-and median over the repeats). With --yardstick, a folder that holds scene.py and cpu_yardstick/run.py, those scenes are used and the
-yardstick is timed in turns with ours in the same run, so that the ratio survives a noisy machine.
+Prints one row per size: milliseconds of a jitted render at 504 x 378 and of render + gradient with respect to all
+Gaussian fields (minimum and median over the repeats). With --yardstick, a folder that holds scene.py and
+cpu_yardstick/run.py, those scenes are used and the yardstick is timed in turns with ours in the same run, so that the
+ratio survives a noisy machine.
 """
 
 from __future__ import annotations

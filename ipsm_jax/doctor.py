@@ -1,6 +1,7 @@
 """`ipsm-jax doctor`: what is installed, what was built and what can be found on this machine.
 
-Every line says what it looked at; a line that is not "ok" says what to do. The exit code is 1 when the package cannot train here.
+Every line says what it looked at; a line that is not "ok" says what to do. The exit code is 1 when the package cannot
+train here.
 """
 
 from __future__ import annotations
@@ -64,8 +65,6 @@ def device_findings() -> list[Finding]:
 
 def native_findings() -> list[Finding]:
     """The native rasterizer: does it load, does it fit jaxlib, does it agree with the reference."""
-    import numpy as np
-
     from ipsm_jax.rasterizer import NativeUnavailableError
     from ipsm_jax.rasterizer.native import load_library, runtime_ffi_version
 
@@ -78,13 +77,13 @@ def native_findings() -> list[Finding]:
         Finding("native rasterizer", True, f"loaded; built for XLA FFI {built}, jaxlib offers {runtime}"),
         Finding("SIMD level", True, f"{library.simd_level()} (IPSM_JAX_SIMD=avx2 or baseline asks for less)"),
     ]
-    difference = np.abs(np.subtract(*_test_pictures())).max()
-    agrees = bool(difference < 1e-4)
+    difference = _largest_difference()
+    agrees = difference < 1e-4
     text = f"largest difference to the jnp reference on a test picture: {difference:.1e}"
     return [*found, Finding("kernels", agrees, text if agrees else f"{text}; please report this with your CPU's name")]
 
 
-def _test_pictures() -> tuple[object, object]:
+def _largest_difference() -> float:
     import jax.numpy as jnp
     import numpy as np
 
@@ -92,12 +91,12 @@ def _test_pictures() -> tuple[object, object]:
     from ipsm_jax.scene import Camera, gaussians_from_points
 
     rng = np.random.default_rng(0)
-    gaussians, alive = gaussians_from_points(rng.normal(size=(64, 3)) + [0, 0, 4], rng.random((64, 3)))
+    gaussians, alive = gaussians_from_points(rng.normal((0, 0, 4), size=(64, 3)), rng.random((64, 3)))
     camera = Camera(jnp.eye(4), jnp.array([40.0, 40.0, 20.0, 16.0]), 40, 32)
     native, reference = (
         render(gaussians, camera, alive=alive, backend=backend).color for backend in ("native", "reference")
     )
-    return native, reference
+    return float(np.abs(np.asarray(native) - np.asarray(reference)).max())
 
 
 def data_findings() -> list[Finding]:

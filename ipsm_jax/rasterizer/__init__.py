@@ -1,4 +1,7 @@
-"""Gaussians and a camera in, image, depth and alpha out; differentiable. Conventions are those of the original 3D Gaussian splatting."""
+"""Gaussians and a camera in, image, depth and alpha out; differentiable.
+
+Conventions are those of the original 3D Gaussian splatting.
+"""
 
 from ipsm_jax.rasterizer.native import NativeUnavailableError
 from ipsm_jax.rasterizer.render import render

@@ -1,7 +1,8 @@
 """The native rasterizer as a differentiable JAX operation.
 
-Two XLA custom calls, forward and backward, tied together by `jax.custom_vjp`. The forward call leaves its sorted lists as residuals;
-under `vmap` each operand keeps its own size (nothing is broadcast in memory) and the handlers walk the batch.
+Two XLA custom calls, forward and backward, tied together by `jax.custom_vjp`. The forward call leaves its sorted lists
+as residuals; under `vmap` each operand keeps its own size (nothing is broadcast in memory) and the handlers walk the
+batch.
 
 Shapes: n Gaussians, k = 15 harmonics beyond the constant one, h x w pixels, leading batch axes under vmap.
 """
@@ -21,8 +22,8 @@ import numpy as np
 FORWARD, BACKWARD = "ipsm_rasterize_forward", "ipsm_rasterize_backward"
 FOOTPRINTS = {"exact": 0, "3sigma": 1}
 
-# Room in the (Gaussian, tile) lists kept between forward and backward. A trained LLFF scene needs 3-5 pairs per Gaussian; a frame that
-# needs more than there is room for is sorted again in the backward pass.
+# Room in the (Gaussian, tile) lists kept between forward and backward. A trained LLFF scene needs 3-5 pairs per
+# Gaussian; a frame that needs more than there is room for is sorted again in the backward pass.
 _PAIRS_PER_GAUSSIAN = 8
 _MIN_PAIRS = 1 << 18
 
@@ -57,7 +58,8 @@ def check_ffi_version(built: tuple[int, int], runtime: tuple[int, int]) -> None:
         raise NativeUnavailableError(
             f"ipsm_jax's native library was built for XLA FFI {built[0]}.{built[1]}, but the installed jaxlib offers "
             f"{runtime[0]}.{runtime[1]}. Build it again beside this jaxlib "
-            '("pip install --force-reinstall --no-deps --no-cache-dir ." in the source folder) or install a newer jaxlib.'
+            '("pip install --force-reinstall --no-deps --no-cache-dir ." in the source folder) '
+            "or install a newer jaxlib."
         )
 
 
@@ -90,7 +92,7 @@ class _Spec(NamedTuple):
     pair_capacity: int
 
     def attributes(self) -> dict[str, np.int64]:
-        """XLA FFI attributes; numpy types, because a Python number may arrive as another type than the handler wants."""
+        """XLA FFI attributes; numpy types, because a Python number may arrive as another type."""
         return {name: np.int64(value) for name, value in self._asdict().items()}
 
 

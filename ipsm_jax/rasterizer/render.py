@@ -36,7 +36,7 @@ def render(
     camera: Camera,
     *,
     alive: Bool[Array, " n"] | None = None,
-    background: Float[ArrayLike, "3"] | None = None,
+    background: Float[ArrayLike, " 3"] | None = None,
     sh_degree: int | Int[Array, ""] = 3,
     mean2d_offset: Float[Array, "n 2"] | None = None,
     footprint: Literal["exact", "3sigma"] = "exact",
@@ -44,8 +44,8 @@ def render(
 ) -> Rendering:
     """Render Gaussians as one camera sees them; differentiable in everything but `alive` and `sh_degree`.
 
-    Works under jit, grad and vmap (over cameras, over whole sets of Gaussians, nested). Gradients exist for all fields of the Gaussians,
-    for the camera's pose and intrinsics, the background and `mean2d_offset`.
+    Works under jit, grad and vmap (over cameras, over whole sets of Gaussians, nested). Gradients exist for all fields
+    of the Gaussians, for the camera's pose and intrinsics, the background and `mean2d_offset`.
 
     Args:
       gaussians: n slots, float32 (the reference takes float64 too).
@@ -53,10 +53,10 @@ def render(
       alive: (n,) which slots are in use; default all. A slot that is not cannot be seen, whatever numbers it holds.
       background: (3,) color behind everything; default black.
       sh_degree: degree of the spherical harmonics in use, 0 to 3; may be traced.
-      mean2d_offset: (n, 2) added to the projected means, in pixels. Pass zeros and differentiate to get the screen-space gradient that
-        density control looks at.
-      footprint: "exact" draws each Gaussian out to alpha = 1/255; "3sigma" cuts it like the original, at the square of 16 x 16 tiles
-        around 3 standard deviations.
+      mean2d_offset: (n, 2) added to the projected means, in pixels. Pass zeros and differentiate to get the
+        screen-space gradient that density control looks at.
+      footprint: "exact" draws each Gaussian out to alpha = 1/255; "3sigma" cuts it like the original, at the square of
+        16 x 16 tiles around 3 standard deviations.
       backend: "native" (compiled kernels), "reference" (plain jnp; the oracle, slow), "auto" = native.
 
     Returns:

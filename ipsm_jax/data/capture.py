@@ -9,7 +9,6 @@ import numpy as np
 
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.lenses import PINHOLE, Lens
-from ipsm_jax.data.scene import PointCloud
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,6 @@ class Capture:
       layout: "llff", "colmap" or "transforms".
       photos: the photos, those that do not exist on disk already left out.
       bounds: (V, 2) nearest and farthest depth, or None.
-      points: the capture's own reconstruction (all views, test views too), or None.
       listed: indices of the photos in "train" and "test" where the source itself lists a split, else None.
       ignore_distortion: True where the published protocol ignores the lenses (METHOD section 1).
       notes: sentences for the person.
@@ -53,7 +51,6 @@ class Capture:
     layout: str
     photos: tuple[PosedPhoto, ...]
     bounds: np.ndarray | None = None
-    points: PointCloud | None = None
     listed: dict[str, tuple[int, ...]] | None = None
     ignore_distortion: bool = False
     notes: tuple[str, ...] = ()

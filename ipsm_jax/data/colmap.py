@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from ipsm_jax.data import colmap_binary, colmap_text
 from ipsm_jax.data.capture import Capture, PosedPhoto, checked_intrinsics, checked_pose
-from ipsm_jax.data.colmap_model import ColmapModel, ModelImage
+from ipsm_jax.data.colmap_model import ColmapModel, ModelImage, ModelPoints
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.images import existing, image_names, levels
 from ipsm_jax.data.lenses import from_colmap
@@ -44,7 +44,7 @@ def model_folder(root: Path) -> tuple[Path | None, str | None]:
 
 
 def read_model(folder: Path) -> ColmapModel:
-    """A sparse model, binary if it is there, else text.
+    """Cameras and images of a sparse model, binary if they are there, else text.
 
     Raises:
       DataError: for missing, truncated or malformed files, wrong counts, NaN, and camera models that are not supported.
@@ -53,9 +53,7 @@ def read_model(folder: Path) -> ColmapModel:
     ending = "bin" if reader is colmap_binary else "txt"
     cameras = reader.read_cameras(folder / f"cameras.{ending}")
     images = reader.read_images(folder / f"images.{ending}")
-    points_file = folder / f"points3D.{ending}"
-    points = reader.read_points(points_file) if points_file.is_file() else None
-    model = ColmapModel(cameras, images, points)
+    model = ColmapModel(cameras, images)
     if not images:
         raise DataError(f"{folder}: the COLMAP model has no registered image")
     for image in images:
@@ -65,6 +63,30 @@ def read_model(folder: Path) -> ColmapModel:
                 f"which cameras.{ending} does not have (it has {sorted(cameras)[:10]})"
             )
     return model
+
+
+def _read_points(folder: Path) -> ModelPoints | None:
+    """Points of a model, None if it has no points3D file."""
+    if (folder / "points3D.bin").is_file():
+        return colmap_binary.read_points(folder / "points3D.bin")
+    if (folder / "points3D.txt").is_file():
+        return colmap_text.read_points(folder / "points3D.txt")
+    return None
+
+
+def sparse_points(root: Path) -> PointCloud | None:
+    """Points of the COLMAP model in a scene folder, made with all its views; None if there are none.
+
+    A model without images counts too: LLFF's scenes are published in that state.
+
+    Raises:
+      DataError: for a broken points3D file.
+    """
+    for name in MODEL_FOLDERS:
+        points = _read_points(root / name)
+        if points is not None and len(points.positions):
+            return PointCloud(points.positions.astype(np.float32), points.colors.astype(np.float32) / 255)
+    return None
 
 
 def pose(image: ModelImage, where: str) -> np.ndarray:
@@ -103,7 +125,7 @@ def read_colmap(root: Path) -> Capture:
         checked_intrinsics(intrinsics, camera.width, camera.height, lens, f"{folder}, camera {camera.id}")
         matrix = pose(image, str(folder))
         photos.append(PosedPhoto(root / "images", image.name, matrix, camera.width, camera.height, intrinsics, lens))
-    bounds, llff_bounds = _bounds(root, model, images, np.stack([p.camera_from_world for p in photos]), notes)
+    bounds, llff_bounds = _bounds(root, folder, images, np.stack([p.camera_from_world for p in photos]), notes)
     there = existing(photos)
     if not any(there):
         raise DataError(_nothing_there(root, folder, [p.name for p in photos]))
@@ -113,15 +135,11 @@ def read_colmap(root: Path) -> Capture:
             f"{len(lost)} of {len(photos)} images of the COLMAP model do not exist and are left out: {_few(lost)}"
         )
     keep = np.flatnonzero(there)
-    points = None
-    if model.points is not None and len(model.points.positions):
-        points = PointCloud(model.points.positions.astype(np.float32), model.points.colors.astype(np.float32) / 255)
     return Capture(
         root,
         "colmap",
         tuple(photos[i] for i in keep),
         bounds=None if bounds is None else bounds[keep],
-        points=points,
         # A capture that comes with poses_bounds.npy follows the LLFF protocol, which knows no distortion.
         ignore_distortion=llff_bounds,
         notes=tuple(notes),
@@ -142,7 +160,7 @@ def _nothing_there(root: Path, folder: Path, names: list[str]) -> str:
 
 
 def _bounds(
-    root: Path, model: ColmapModel, images: list[ModelImage], poses: np.ndarray, notes: list[str]
+    root: Path, folder: Path, images: list[ModelImage], poses: np.ndarray, notes: list[str]
 ) -> tuple[np.ndarray | None, bool]:
     """(V, 2) depth bounds or None, and whether they are those of a `poses_bounds.npy`; adds to `notes`."""
     if (root / POSES_BOUNDS).is_file():
@@ -152,13 +170,14 @@ def _bounds(
         notes.append(
             f"{POSES_BOUNDS} has {len(bounds)} rows and the COLMAP model {len(images)} images; only the model is used"
         )
-    if model.points is None or not len(model.points.positions):
+    points = _read_points(folder)
+    if points is None or not len(points.positions):
         notes.append("the COLMAP model has no points, so depth bounds are not known")
         return None, False
-    seen = model.points.by_image()
+    seen = points.by_image()
     bounds = np.full((len(images), 2), np.nan)
     for row, (image, matrix) in enumerate(zip(images, poses, strict=True)):
-        visible = model.points.positions[seen.get(image.id, np.zeros(0, np.int64))]
+        visible = points.positions[seen.get(image.id, np.zeros(0, np.int64))]
         depths = visible @ matrix[2, :3] + matrix[2, 3]
         depths = depths[depths > 0]
         if len(depths) >= 2:

@@ -70,11 +70,10 @@ class ModelPoints(NamedTuple):
 
 
 class ColmapModel(NamedTuple):
-    """Cameras by id, images in file order, points or None where there is no points3D file."""
+    """Cameras by id and images in file order."""
 
     cameras: dict[int, ModelCamera]
     images: list[ModelImage]
-    points: ModelPoints | None
 
 
 def check_camera_model(model: str, where: str) -> None:

@@ -2,8 +2,8 @@
 
 The file holds (N, 17) numbers, one row per photo in sorted order: a (3, 5) matrix, row by row, whose columns are the
 camera's down, right and backwards axes in world coordinates, its position, and (height, width, focal length) in
-full-size pixels; then the nearest and the farthest depth in world units. The principal point is the middle of the picture and
-lens distortion is ignored, as in the published protocol.
+full-size pixels; then the nearest and the farthest depth in world units. The principal point is the middle of the
+picture and lens distortion is ignored, as in the published protocol.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def read_poses_bounds(path: Path) -> Float[np.ndarray, "v 17"]:
         raise DataError(f"{path}: there is no such file") from None
     except (ValueError, OSError, EOFError, SyntaxError, OverflowError, TypeError) as error:
         raise DataError(f"{path}: damaged, cut short or not a .npy file ({error})") from error
-    shape = getattr(table, "shape", ())
-    if len(shape) != 2 or shape[1] != 17 or not 1 <= shape[0] <= _MAX_ROWS or table.dtype.kind not in "fiu":
+    shape = tuple(table.shape)
+    if len(shape) != 2 or shape[-1] != 17 or not 1 <= shape[0] <= _MAX_ROWS or table.dtype.kind not in "fiu":
         raise DataError(f"{path}: expected an (N, 17) array of numbers, one row per photo, found {shape} {table.dtype}")
     numbers = np.asarray(table, np.float64)
     bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))

@@ -134,7 +134,7 @@ def pinhole_views(capture: Capture, images: np.ndarray) -> tuple[Camera, np.ndar
         for i in bent:
             intrinsics[i] = chosen[i].intrinsics
         notes = (
-            f"{len(bent)} photos were undistorted; focal length times {factor:.4f}, so that only what they show is seen",
+            f"{len(bent)} photos undistorted; focal length times {factor:.4f}, so that only what they cover shows",
         )
         if not all(plan.covered for plan in plans.values()):
             notes = (*notes, "the lens does not cover the corners of the undistorted photos; they are black there")

@@ -39,12 +39,10 @@ def read_transforms(root: Path) -> Capture:
     listed: dict[str, tuple[str, ...]] = {}
     photos: list[PosedPhoto] = []
     notes: list[str] = []
-    points = None
     if (root / FILE).is_file():
         content = _load(root / FILE)
         photos = _photos(root, root / FILE, content, notes)
         listed = _listed(root, content, photos)
-        points = _points(root, content, notes)
     else:
         for part, name in SPLIT_FILES.items():
             if (root / name).is_file():
@@ -56,7 +54,7 @@ def read_transforms(root: Path) -> Capture:
     photos.sort(key=lambda photo: _full_name(root, photo))
     index = {_full_name(root, photo): i for i, photo in enumerate(photos)}
     split = {part: tuple(sorted(index[name] for name in names if name in index)) for part, names in listed.items()}
-    return Capture(root, "transforms", tuple(photos), points=points, listed=split or None, notes=tuple(notes))
+    return Capture(root, "transforms", tuple(photos), listed=split or None, notes=tuple(notes))
 
 
 def _full_name(root: Path, photo: PosedPhoto) -> str:
@@ -221,13 +219,13 @@ def _listed(root: Path, content: dict[str, Any], photos: list[PosedPhoto]) -> di
     return found if {"train", "test"} <= found.keys() else {}
 
 
-def _points(root: Path, content: dict[str, Any], notes: list[str]) -> PointCloud | None:
-    """The sparse points that nerfstudio stores beside the frames."""
-    name = content.get("ply_file_path")
+def sparse_points(root: Path) -> PointCloud | None:
+    """The sparse points that nerfstudio stores beside the frames, made with all views; None if there are none.
+
+    Raises:
+      DataError: for a broken file.
+    """
+    name = _load(root / FILE).get("ply_file_path") if (root / FILE).is_file() else None
     if not isinstance(name, str) or not (root / name).is_file():
         return None
-    try:
-        return read_points_ply(root / name)
-    except DataError as error:
-        notes.append(f"the sparse points were not read: {error}")
-        return None
+    return read_points_ply(root / name)

@@ -122,6 +122,7 @@ def evaluate_gaussians(
         metrics=metrics,
         views=pictures,
         notes=notes,
+        training_photos={scene.names[i]: scene.images[i] for i in scene.train},
         history=read_history(run_folder) if history is None else history,
         config=read_optional_json(run_folder / "config.json"),
         environment=read_optional_json(run_folder / "environment.json"),
@@ -222,15 +223,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
     """The metrics as a table on the terminal, and why some are missing."""
-    names = [name for name in METRIC_STYLE if metrics["mean"].get(name) is not None]
+    names = [name for name in ("psnr", "ssim", "lpips_vgg", "avge") if metrics["mean"].get(name) is not None]
     table = Table("view", *(METRIC_STYLE[name][0] for name in names))
     for view, values in metrics["views"].items():
         table.add_row(view, *(format_metric(name, values[name]) for name in names))
     table.add_section()
     table.add_row("mean", *(format_metric(name, metrics["mean"][name]) for name in names))
     console.print(table)
+    for name, value in metrics["mean"].items():
+        if name not in names and value is not None:
+            console.print(f"{METRIC_STYLE[name][0]}: {format_metric(name, value)}", highlight=False)
     for name, reason in metrics["not_computed"].items():
-        console.print(f"{name}: not computed. {reason}", highlight=False, markup=False)
+        console.print(f"{METRIC_STYLE[name][0]}: not computed. {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -76,9 +77,7 @@ def metric_suite(height: int, width: int, *, with_lpips: bool | None = None) -> 
                 raise
             missing[name] = f"{error}."
             continue
-        functions[name] = jax.jit(
-            lambda image, target, weights=weights, rescale=rescale: lpips(weights, image, target, rescale=rescale)
-        )
+        functions[name] = partial(_lpips, weights, rescale=rescale)
     for name, part in _AVERAGES.items():
         if part in missing:
             missing[name] = f"It needs {part}."
@@ -97,6 +96,7 @@ def metric_suite(height: int, width: int, *, with_lpips: bool | None = None) -> 
 
 
 _ssim = jax.jit(ssim)
+_lpips = jax.jit(lpips, static_argnames="rescale")
 
 
 def mean_metrics(views: Mapping[str, Values]) -> tuple[Values, dict[str, str]]:

@@ -52,14 +52,14 @@ def thin_out(series: Series, most: int = _MOST_POINTS) -> Series:
 
 
 def line_chart(title: str, series: Sequence[Series]) -> str:
-    """An SVG element with the lines over one pair of axes; empty text if no line has a finite point.
+    """An SVG element with the lines over one pair of axes, x from 0; empty text if no line has a finite point.
 
     Colors come from the page: line number i has the class ``line-i``.
     """
     lines = [thin for thin in map(thin_out, series) if len(thin.xs)]
     if not lines:
         return ""
-    x_low, x_high = _widened(min(min(s.xs) for s in lines), max(max(s.xs) for s in lines), margin=0.0)
+    x_low, x_high = _widened(min(0.0, *(min(s.xs) for s in lines)), max(max(s.xs) for s in lines), margin=0.0)
     y_low, y_high = _widened(min(min(s.ys) for s in lines), max(max(s.ys) for s in lines), margin=0.05)
 
     def at(x: float, y: float) -> tuple[float, float]:

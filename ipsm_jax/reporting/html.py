@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
 from ipsm_jax.reporting.curves import Series, line_chart
 from ipsm_jax.reporting.files import atomic_write
@@ -25,6 +26,8 @@ from ipsm_jax.reporting.pictures import COLOR_STOPS, ERROR_RANGE
 
 INLINE_LIMIT = 12_000_000  # bytes of all pictures together
 _JPEG_QUALITY = 90
+MOST_THUMBNAILS = 12
+THUMBNAIL_HEIGHT = 120  # as the style sheet draws them; stored at twice that for dense screens
 
 # How each metric is written: heading, number format, unit; in the order of the table's columns.
 METRIC_STYLE: dict[str, tuple[str, str, str]] = {
@@ -56,6 +59,7 @@ def write_report(
     metrics: Mapping[str, Any],
     views: Sequence[ViewPictures],
     notes: Iterable[str] = (),
+    training_photos: Mapping[str, np.ndarray] | None = None,
     history: Sequence[Mapping[str, Any]] = (),
     config: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
@@ -71,6 +75,7 @@ def write_report(
       metrics: what metrics.json holds: "mean", "views", "variants", "not_computed" (see `ipsm_jax.evaluate`).
       views: the evaluated views in order.
       notes: sentences for the reader.
+      training_photos: (H, W, 3) uint8 by name, shown small.
       history: records of log.jsonl; keys iteration, loss, psnr, gaussians, test_psnr are drawn where present.
       config, environment: shown folded, as they are.
       heading: what the views are.
@@ -81,6 +86,7 @@ def write_report(
     sections = [
         _cards(metrics.get("mean", {}), variants),
         *(f'<p class="soft">{html.escape(note)}</p>' for note in notes),
+        _training_photos(training_photos or {}),
         f"<h2>{html.escape(heading)}</h2>" if views else "",
         *(_view(view, metrics.get("views", {}).get(view.name, {}), folder, inline) for view in views),
         _video(folder, folder if run_folder is None else run_folder),
@@ -121,8 +127,23 @@ def _cards(mean: Mapping[str, float | None], variants: Mapping[str, str]) -> str
             heading = METRIC_STYLE[name][0]
             tip = html.escape(variants.get(name, ""))
             value = format_metric(name, mean[name], unit=True)
-            cards.append(f'<div class="card" title="{tip}"><b>{value}</b><span>{html.escape(heading)}</span></div>')
+            label = html.escape(heading if mean[name] is not None else f"{heading}, not computed")
+            cards.append(f'<div class="card" title="{tip}"><b>{value}</b><span>{label}</span></div>')
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def _training_photos(photos: Mapping[str, np.ndarray]) -> str:
+    """What the training has seen, as thumbnails; of many photos only some, evenly chosen."""
+    names = list(photos)
+    chosen = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(len(names), MOST_THUMBNAILS))})
+    figures = []
+    for name in (names[i] for i in chosen):
+        photo = Image.fromarray(photos[name])
+        photo.thumbnail((480, 2 * THUMBNAIL_HEIGHT))
+        source, label = _data_address(np.asarray(photo)), html.escape(name)
+        figures.append(f'<figure><img src="{source}" alt="{label}"><figcaption>{label}</figcaption></figure>')
+    more = f'<p class="soft">{len(chosen)} of {len(names)} photos.</p>' if len(chosen) < len(names) else ""
+    return f'<h2>Trained on</h2><div class="photos">{"".join(figures)}</div>{more}' if figures else ""
 
 
 def _view(view: ViewPictures, metrics: Mapping[str, float | None], folder: Path, inline: Mapping[Path, str]) -> str:
@@ -130,7 +151,7 @@ def _view(view: ViewPictures, metrics: Mapping[str, float | None], folder: Path,
     numbers = " ".join(
         f"<span>{html.escape(heading)} {format_metric(name, metrics[name], unit=True)}</span>"
         for name, (heading, _, _) in METRIC_STYLE.items()
-        if name in ("psnr", "ssim", "lpips_vgg") and name in metrics
+        if name in ("psnr", "ssim", "lpips_vgg") and metrics.get(name) is not None
     )
     scale = _color_scale()
 
@@ -161,7 +182,7 @@ def _video(folder: Path, run_folder: Path) -> str:
     source = html.escape(Path(os.path.relpath(run_folder / "video.mp4", folder)).as_posix())
     command = html.escape(f"python -m ipsm_jax.render {run_folder}")
     return (
-        f'<h2>Video</h2><video src="{source}" controls loop muted playsinline preload="metadata"></video>'
+        f'<h2>Video</h2><video src="{source}" controls autoplay loop muted playsinline></video>'
         f'<p class="soft" hidden>No video yet: <code>{command}</code></p>'
     )
 
@@ -254,10 +275,15 @@ def _inline_pictures(views: Sequence[ViewPictures]) -> dict[Path, str]:
     inline: dict[Path, str] = {}
     total = 0
     for path in (path for view in views for path in view[1:]):
-        buffer = io.BytesIO()
-        iio.imwrite(buffer, np.asarray(iio.imread(path))[..., :3], extension=".jpg", quality=_JPEG_QUALITY)
-        total += buffer.tell()
+        inline[path] = _data_address(np.asarray(iio.imread(path))[..., :3])
+        total += len(inline[path])
         if total > INLINE_LIMIT:
             return {}
-        inline[path] = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
     return inline
+
+
+def _data_address(picture: np.ndarray) -> str:
+    """A uint8 picture as a data: address that holds it as JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

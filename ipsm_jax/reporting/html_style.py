@@ -57,7 +57,8 @@ polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; } polyline.lin
 polyline.line-1 { stroke: var(--line1); } circle.line-0 { fill: var(--line0); } circle.line-1 { fill: var(--line1); }
 .key { margin-left: 12px; font-weight: 400; } .key.line-0 { color: var(--line0); } .key.line-1 { color: var(--line1); }
 .key::before { content: "\\2014\\00a0"; }
-video { display: block; width: 100%; max-height: 74vh; background: #000; }
+video { display: block; width: auto; max-width: 100%; max-height: 74vh; margin: 0 auto; background: #000; }
+.photos { display: flex; flex-wrap: wrap; gap: 10px; } .photos img { height: 120px; width: auto; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); }
 @media (max-width: 820px) { .panels { grid-template-columns: minmax(0, 1fr); } main { padding: 28px 16px 60px; } }
 """

@@ -1,17 +1,28 @@
-"""MP4 files that every browser and phone plays: H.264, yuv420p, even sides, index at the front."""
+"""MP4 files that every browser and phone plays: H.264, yuv420p, even sides, index at the front.
+
+The ffmpeg that imageio-ffmpeg brings is started directly: its own helper forks with Python code running in the child,
+which may deadlock beside the threads of JAX.
+"""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-import imageio.v2 as iio
+import imageio_ffmpeg
 import numpy as np
 
 from ipsm_jax.reporting.files import atomic_write, to_uint8
 
 _QUALITY = 18  # libx264's constant rate factor: 0 lossless, 18 visually so, 51 worst
+
+
+class VideoError(RuntimeError):
+    """The encoder failed; the message holds what it said."""
 
 
 def pad_to_even(frame: np.ndarray) -> np.ndarray:
@@ -30,34 +41,48 @@ def write_video(path: str | os.PathLike, frames: Iterable[Any], *, fps: float = 
 
     Raises:
       ValueError: for no frames, frames of different shapes, an fps that is not positive, or another file ending.
+      VideoError: if the encoder fails, for example because the disk is full.
     """
     if not str(path).endswith(".mp4"):
         raise ValueError(f"a video's name ends in .mp4, got {os.fspath(path)!r}")
     if not fps > 0:
         raise ValueError(f"a video needs a positive number of frames per second, got {fps}")
-    shape: tuple[int, ...] | None = None
-    with atomic_write(path) as temporary:
-        writer = iio.get_writer(
-            temporary,
-            format="FFMPEG",
-            fps=fps,
-            codec="libx264",
-            pixelformat="yuv420p",
-            quality=None,
-            macro_block_size=1,  # sides are padded here; imageio would rescale the picture instead
-            ffmpeg_log_level="error",
-            output_params=["-crf", str(_QUALITY), "-movflags", "+faststart"],
-        )
+    remaining = (to_uint8(frame) for frame in frames)
+    first = next(remaining, None)
+    if first is None:
+        raise ValueError("a video needs at least one frame, got none")
+    if first.ndim != 3 or first.shape[2] != 3:
+        raise ValueError(f"a video's frames are (H, W, 3), got {first.shape}")
+    with atomic_write(path) as temporary, tempfile.TemporaryFile() as messages:
+        encoder = _start_encoder(temporary, pad_to_even(first).shape, fps, messages)
+        assert encoder.stdin is not None
         try:
-            for frame in frames:
-                pixels = to_uint8(frame)
-                shape = pixels.shape if shape is None else shape
-                if pixels.shape != shape or pixels.ndim != 3 or pixels.shape[2] != 3:
-                    raise ValueError(
-                        f"a video's frames are all (H, W, 3) of one size, got {pixels.shape} after {shape}"
-                    )
-                writer.append_data(pad_to_even(pixels))
+            encoder.stdin.write(pad_to_even(first).tobytes())
+            for number, frame in enumerate(remaining, start=1):
+                if frame.shape != first.shape:
+                    raise ValueError(f"frame {number} has shape {frame.shape}, the ones before it {first.shape}")
+                encoder.stdin.write(pad_to_even(frame).tobytes())
+            encoder.stdin.close()
+            failed = encoder.wait() != 0
+        except BrokenPipeError:  # it stopped reading: what it said tells why
+            failed = True
         finally:
-            writer.close()
-        if shape is None:
-            raise ValueError("a video needs at least one frame, got none")
+            encoder.kill()
+            encoder.communicate()
+        if failed:
+            messages.seek(0)
+            said = messages.read().decode("utf-8", "replace").strip()
+            raise VideoError(f"writing {path} failed, ffmpeg says: {said or 'nothing'}")
+
+
+def _start_encoder(path: Path, shape: tuple[int, ...], fps: float, messages: Any) -> subprocess.Popen[bytes]:
+    """Ffmpeg, reading raw RGB frames from its standard input."""
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[1]}x{shape[0]}", "-r", f"{fps:g}", "-i", "-"]
+    result = ["-an", "-c:v", "libx264", "-crf", str(_QUALITY), "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+    return subprocess.Popen(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, *result, os.fspath(path.absolute())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=messages,
+        start_new_session=True,  # Ctrl-C is for this program, which then stops the encoder
+    )

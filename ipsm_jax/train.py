@@ -7,20 +7,29 @@ views with their figures, a report and a video.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
-from ipsm_jax.config import ConfigError, TrainConfig, check_resumable, parse_command_line, to_json
-from ipsm_jax.data.errors import DataError
+from ipsm_jax.config import (
+    ConfigError,
+    TrainConfig,
+    check_resumable,
+    load_config,
+    parse_command_line,
+    to_json,
+)
 from ipsm_jax.data.ply import write_gaussians_ply
 from ipsm_jax.data.scene import Scene
-from ipsm_jax.evaluate import evaluate_gaussians
+from ipsm_jax.evaluate import evaluate_gaussians, print_metrics
 from ipsm_jax.render import render_video
 from ipsm_jax.reporting.files import atomic_write, write_json
-from ipsm_jax.training.checkpoint import CheckpointError, describe, list_checkpoints, load_run
+from ipsm_jax.trained import EXPECTED_ERRORS
+from ipsm_jax.training.checkpoint import describe, list_checkpoints, load_run
 from ipsm_jax.training.environment import describe_environment, enable_compilation_cache
 from ipsm_jax.training.interrupt import StopRequest
 from ipsm_jax.training.loop import Interrupted, TrainingError, train
@@ -51,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (ConfigError, DataError, CheckpointError, OSError) as error:
+    except (*EXPECTED_ERRORS, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -65,23 +74,23 @@ def run(config: TrainConfig) -> Path:
       TrainingError, Interrupted: as `training.loop.train`.
     """
     console = Console()
-
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
     folder = config.folder
     check_folder(config)
+    resume = config.output.resume and bool(list_checkpoints(folder))
+    config = dataclasses.replace(config, output=dataclasses.replace(config.output, resume=False))  # as it is saved
     scene = load_scene_from_config(config)
-    say(describe_scene(scene))
+    _say(console, describe_scene(scene))
+    if config.output.eval_every and not scene.test:
+        raise ConfigError(f"scene {scene.name} has no test views to measure: leave --eval-every away")
     views = training_views(config, scene)
-    if config.output.resume and list_checkpoints(folder):
-        saved, state = load_run(folder)
-        check_resumable(saved, config)
-        say(f"resuming {folder} after iteration {int(state.step)}")
+    if resume:
+        _, state = load_run(folder)
+        _say(console, f"resuming {folder} after iteration {int(state.step)}")
+        starting_points = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["starting_points"]
     else:
-        state, report = first_state(config, scene)
-        say(report)
-    start_folder(config, scene, state)
+        state, starting_points = first_state(config, scene)
+        _say(console, starting_points)
+    start_folder(config, scene, state, starting_points)
 
     with (
         ProgressDisplay(int(state.step), config.optimization.iterations, config.output.log_every, console) as display,
@@ -89,7 +98,7 @@ def run(config: TrainConfig) -> Path:
     ):
         recorder = Recorder(folder, config, display, lambda now: score_test_views(config.optimization, scene, now))
         state = train(config, views, state, recorder, stop_requested)
-    finish(config, scene, state, say)
+    finish(config, scene, state, starting_points, console)
     return folder
 
 
@@ -100,25 +109,26 @@ def check_folder(config: TrainConfig) -> None:
       ConfigError: what is in the way and what to do about it.
     """
     folder = config.folder
-    settings = folder / "config.json"
-    if not config.output.resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(
-                f"{folder} already exists ({describe(folder)}). Continue it with --resume, or choose another --name"
-            )
-        return
-    if not settings.exists():
+    is_run = (folder / "config.json").exists()
+    if config.output.resume and not is_run:
         raise ConfigError(f"there is no run to resume in {folder} (no config.json). Leave --resume away to start one")
+    if config.output.resume:
+        check_resumable(load_config(folder / "config.json"), config)
+    elif is_run:
+        raise ConfigError(
+            f"{folder} already holds a run, {describe(folder)}. Continue it with --resume, or choose another --name"
+        )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is no run of this program. Choose another --name or --out")
 
 
-def start_folder(config: TrainConfig, scene: Scene, state: TrainState) -> None:
+def start_folder(config: TrainConfig, scene: Scene, state: TrainState, starting_points: str) -> None:
     """Write what is known before training; cut the log to the iteration that training starts from."""
     folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
-    remembered = dataclasses.replace(config, output=dataclasses.replace(config.output, resume=False))
     with atomic_write(folder / "config.json") as temporary:
-        temporary.write_bytes(to_json(remembered))
-    write_json(folder / "environment.json", describe_environment(config.seed))
+        temporary.write_bytes(to_json(config))
+    write_json(folder / "environment.json", describe_environment(config.seed) | {"starting_points": starting_points})
     write_json(
         folder / "split.json",
         {"train": [scene.names[i] for i in scene.train], "test": [scene.names[i] for i in scene.test]},
@@ -134,19 +144,30 @@ def describe_scene(scene: Scene) -> str:
     return "\n".join([*lines, *scene.notes])
 
 
-def finish(config: TrainConfig, scene: Scene, state: TrainState, say: Callable[[str], None]) -> None:
+def finish(config: TrainConfig, scene: Scene, state: TrainState, starting_points: str, console: Console) -> None:
     """Point cloud, test views, report and video of a finished training; says where they are."""
-    folder, background = config.folder, config.optimization.background
+    folder, background = config.folder, np.asarray(config.optimization.background)
     write_gaussians_ply(folder / "point_cloud.ply", state.gaussians, state.alive)
     written = {"point cloud": "point_cloud.ply"}
     if config.output.evaluate and scene.test:
-        say(f"measuring {len(scene.test)} test views")
-        evaluate_gaussians(state.gaussians, state.alive, scene, folder, background=background, history=read_log(folder))
+        metrics = evaluate_gaussians(
+            state.gaussians,
+            state.alive,
+            scene,
+            folder,
+            background=background,
+            backend=config.optimization.backend,
+            history=read_log(folder),
+            iteration=int(state.step),
+            notes=[starting_points],
+            progress=True,
+        )
+        print_metrics(console, metrics)
         written |= {"figures": "metrics.json", "report": "report.html", "test views": "renders"}
     elif config.output.evaluate:
-        say("this scene has no test views: nothing was measured")
+        _say(console, "this scene has no test views: nothing was measured")
     if config.output.video:
-        say(f"rendering a video of {config.output.video_frames} frames")
+        _say(console, f"rendering a video of {config.output.video_frames} frames")
         render_video(
             state.gaussians,
             state.alive,
@@ -154,10 +175,16 @@ def finish(config: TrainConfig, scene: Scene, state: TrainState, say: Callable[[
             folder / "video.mp4",
             frames=config.output.video_frames,
             background=background,
+            backend=config.optimization.backend,
         )
         written["video"] = "video.mp4"
     for what, name in written.items():
-        say(f"{what}: {folder / name}")
+        _say(console, f"{what}: {folder / name}")
+
+
+def _say(console: Console, sentence: str) -> None:
+    """Print as it is: no markup, no colored numbers, no line breaks of its own."""
+    console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

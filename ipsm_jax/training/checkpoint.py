@@ -158,4 +158,4 @@ def _name(path: tuple[Any, ...]) -> str:
 def describe(folder: Path) -> str:
     """One phrase on how far a run folder has got, for messages."""
     found = list_checkpoints(folder)
-    return f"a run with a checkpoint after iteration {max(found)}" if found else "a run without a checkpoint yet"
+    return f"with a checkpoint after iteration {max(found)}" if found else "without a checkpoint yet"

@@ -77,15 +77,29 @@ def _grant(
     return granted, jnp.maximum(total - budget, 0)
 
 
-def _write_offspring(slots: _Slots, parents: Bool[Array, " n"], offspring: Gaussians) -> _Slots:
-    """Copy rows `parents` of `offspring` into free slots, the lowest first; there must be enough of them."""
-    n = parents.shape[0]
-    free = jnp.nonzero(~slots.alive, size=n, fill_value=n)[0]
-    target = jnp.where(parents, free[jnp.cumsum(parents) - 1], n)
-    source = jnp.full(n, n, jnp.int32).at[target].set(jnp.arange(n, dtype=jnp.int32), mode="drop")
-    written = source < n
-    moved = jax.tree.map(lambda a: a[jnp.minimum(source, n - 1)], offspring)
-    return _Slots(_where(written, moved, slots.gaussians), slots.alive | written, slots.fresh | written)
+def _assign(granted: Bool[Array, " m"], alive: Bool[Array, " n"]) -> tuple[Bool[Array, " n"], Int[Array, " n"]]:
+    """Hand free slots, the lowest first, to the granted requests in order; there must be enough of them.
+
+    Returns:
+      Which slots are taken, and by which request (0 where none).
+    """
+    m, n = granted.shape[0], alive.shape[0]
+    free = jnp.nonzero(~alive, size=n, fill_value=n)[0]
+    slot = jnp.where(granted, free[jnp.minimum(jnp.cumsum(granted) - 1, n - 1)], n)
+    request = jnp.full(n, m, jnp.int32).at[slot].set(jnp.arange(m, dtype=jnp.int32), mode="drop")
+    taken = request < m
+    return taken, jnp.where(taken, request, 0)
+
+
+def _rows(gaussians: Gaussians, index: Int[Array, " n"]) -> Gaussians:
+    return jax.tree.map(lambda a: a[index], gaussians)
+
+
+def _clone(slots: _Slots, parents: Bool[Array, " n"]) -> _Slots:
+    """Copy each parent into a free slot."""
+    taken, parent = _assign(parents, slots.alive)
+    gaussians = _where(taken, _rows(slots.gaussians, parent), slots.gaussians)
+    return _Slots(gaussians, slots.alive | taken, slots.fresh | taken)
 
 
 def _rotate(quaternions: Float[Array, "n 4"], vectors: Float[Array, "n 2 3"]) -> Float[Array, "n 2 3"]:
@@ -101,34 +115,33 @@ def _split(key: Key[Array, ""], slots: _Slots, parents: Bool[Array, " n"]) -> _S
     # One draw per slot, whether it splits or not: what a Gaussian draws depends on its slot only.
     draws = jax.random.normal(key, (gaussians.capacity, 2, 3))
     steps = _rotate(gaussians.quaternions, draws * jnp.exp(gaussians.log_scales)[:, None, :])
-    halves = [
-        gaussians._replace(
-            means=gaussians.means + steps[:, half], log_scales=gaussians.log_scales - float(np.log(SPLIT_SHRINK))
-        )
-        for half in range(2)
-    ]
-    in_place = _Slots(_where(parents, halves[0], gaussians), slots.alive, slots.fresh | parents)
-    return _write_offspring(in_place, parents, halves[1])
+    shrunk = gaussians._replace(log_scales=gaussians.log_scales - float(np.log(SPLIT_SHRINK)))
+    first = shrunk._replace(means=gaussians.means + steps[:, 0])
+    second = shrunk._replace(means=gaussians.means + steps[:, 1])
+    taken, parent = _assign(parents, slots.alive)
+    new = _where(taken, _rows(second, parent), _where(parents, first, gaussians))
+    return _Slots(new, slots.alive | taken, slots.fresh | taken | parents)
 
 
 def _unpool(
     slots: _Slots, parents: Bool[Array, " n"], distance: Float[Array, " n"], neighbors: Int[Array, "n 3"]
 ) -> tuple[_Slots, Int[Array, ""], Int[Array, ""]]:
     """New Gaussians halfway from each parent to its neighbors; how many were made and how many refused."""
-    original = slots.gaussians
-    made, refused = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-    for k in range(NEIGHBORS):
-        neighbor = jax.tree.map(lambda a, k=k: a[neighbors[:, k]], original)
-        halfway = neighbor._replace(
-            means=(original.means + neighbor.means) / 2,
-            quaternions=jnp.zeros_like(original.quaternions).at[:, 0].set(1),
-            sh_dc=jnp.zeros_like(original.sh_dc),
-            sh_rest=jnp.zeros_like(original.sh_rest),
-        )
-        granted, lacking = _grant(parents, distance, jnp.sum(~slots.alive))
-        slots = _write_offspring(slots, granted, halfway)
-        made, refused = made + jnp.sum(granted), refused + lacking
-    return slots, made, refused
+    wants, urgency = jnp.repeat(parents, NEIGHBORS), jnp.repeat(distance, NEIGHBORS)
+    granted, refused = _grant(wants, urgency, jnp.sum(~slots.alive))
+    taken, request = _assign(granted, slots.alive)
+    neighbor = neighbors.reshape(-1)[request]
+    gaussians = slots.gaussians
+    halfway = gaussians._replace(
+        means=(gaussians.means[request // NEIGHBORS] + gaussians.means[neighbor]) / 2,
+        log_scales=gaussians.log_scales[neighbor],
+        quaternions=jnp.zeros_like(gaussians.quaternions).at[:, 0].set(1),
+        opacity_logits=gaussians.opacity_logits[neighbor],
+        sh_dc=jnp.zeros_like(gaussians.sh_dc),
+        sh_rest=jnp.zeros_like(gaussians.sh_rest),
+    )
+    new = _Slots(_where(taken, halfway, gaussians), slots.alive | taken, slots.fresh | taken)
+    return new, jnp.sum(granted), refused
 
 
 def control_density(
@@ -157,7 +170,7 @@ def control_density(
     small = size <= config.clone_scale * extent
     granted, refused = _grant(hot, statistic, jnp.sum(~slots.alive))
     cloning, splitting = granted & small, granted & ~small
-    slots = _write_offspring(slots, cloning, original)
+    slots = _clone(slots, cloning)
 
     # Splits of large Gaussians far from all others; those that split already are left out.
     large = state.alive & (size > extent) & ~hot

@@ -1,7 +1,7 @@
 """What a training leaves in its run folder while it runs: log.jsonl and checkpoints; and what it shows.
 
 Each line of log.jsonl is a JSON object: the figures of the iterations since the line before it (``iteration``,
-``loss``, ``psnr`` in dB of the training views, ``gaussians``, ``seconds`` of training so far, ``peak_memory_mib`` of the
+``loss``, ``psnr`` in dB of the training views, ``gaussians``, ``seconds`` of training, ``peak_memory_mib`` of the
 process, and the counts of density control), or an evaluation (``iteration``, ``test_psnr``, ``test_ssim``).
 """
 

@@ -23,11 +23,11 @@ class Series(NamedTuple):
     marks: bool = False
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers (1, 2 or 5 times a power of ten apart) from the range [low, high], low < high."""
-    raw = (high - low) / max(count - 1, 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Three to eight round numbers (1, 2 or 5 times a power of ten apart) from the range [low, high], low < high."""
+    widest = (high - low) / 3
+    power = 10.0 ** math.floor(math.log10(widest))
+    step = max(factor * power for factor in (1, 2, 5) if factor * power <= widest * 1.001)
     first = math.ceil(low / step - 1e-9)
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 

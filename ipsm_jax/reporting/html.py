@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import imageio.v3 as iio
 import numpy as np
@@ -156,7 +157,7 @@ def _view(view: ViewPictures, metrics: Mapping[str, float | None], folder: Path,
     scale = _color_scale()
 
     def tile(path: Path, what: str, caption: str) -> str:
-        file = html.escape(_relative(path, folder))
+        file = _address(path, folder)
         return (
             f'<figure><a href="{file}"><img src="{inline.get(path) or file}" alt="{what} of {html.escape(view.name)}">'
             f"</a><figcaption>{caption}</figcaption></figure>"
@@ -179,7 +180,7 @@ def _view(view: ViewPictures, metrics: Mapping[str, float | None], folder: Path,
 
 def _video(folder: Path, run_folder: Path) -> str:
     """The run's video; the script puts the hint in its place while there is none."""
-    source = html.escape(Path(os.path.relpath(run_folder / "video.mp4", folder)).as_posix())
+    source = _address(run_folder / "video.mp4", folder)
     command = html.escape(f"python -m ipsm_jax.render {run_folder}")
     return (
         f'<h2>Video</h2><video src="{source}" controls autoplay loop muted playsinline></video>'
@@ -266,8 +267,9 @@ def _as_text(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return Path(path).resolve().relative_to(Path(folder).resolve()).as_posix()
+def _address(path: Path, folder: Path) -> str:
+    """A file as a link from a page in `folder`, escaped for HTML."""
+    return html.escape(quote(Path(os.path.relpath(path, folder)).as_posix()))
 
 
 def _inline_pictures(views: Sequence[ViewPictures]) -> dict[Path, str]:

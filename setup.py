@@ -2,6 +2,7 @@
 
 import os
 import platform
+import runpy
 from pathlib import Path
 
 import jax.ffi
@@ -47,11 +48,13 @@ class BuildWithFlagsPerFile(build_ext):
             self.compiler._compile = compile_one
 
 
+source_hash = runpy.run_path("ipsm_jax/_source_hash.py")["source_hash"](CSRC)
 extra = os.environ.get("IPSM_JAX_CXXFLAGS", "").split()  # for sanitizers and profiling
 native = Pybind11Extension(
     "ipsm_jax._native",
     sources=sorted(str(path) for path in SOURCES),
     depends=sorted(str(path) for pattern in ("*.h", "*.inc") for path in CSRC.rglob(pattern)),
+    define_macros=[("IPSM_SOURCE_HASH", f'"{source_hash}"')],
     extra_compile_args=[*COMMON, "-isystem", jax.ffi.include_dir(), *extra],
     extra_link_args=extra,
 )

@@ -16,6 +16,7 @@ py::capsule capsule(void *handler) { return py::capsule(handler, "xla._CUSTOM_CA
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Native rasterizer kernels behind XLA FFI handlers; use them through ipsm_jax.rasterizer.";
   m.attr("ffi_api_version") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
+  m.attr("source_hash") = IPSM_SOURCE_HASH;
   m.attr("tile_size") = ipsm::kTileSize;
   m.attr("splat_floats") = ipsm::kSplatFloats;
   m.def(

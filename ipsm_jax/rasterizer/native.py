@@ -10,6 +10,9 @@ Shapes: n Gaussians, k = 15 harmonics beyond the constant one, h x w pixels, lea
 from __future__ import annotations
 
 import functools
+import importlib.machinery
+import importlib.metadata
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +21,8 @@ import jax
 import jax.ffi
 import jax.numpy as jnp
 import numpy as np
+
+from ipsm_jax._source_hash import source_hash
 
 FORWARD, BACKWARD = "ipsm_rasterize_forward", "ipsm_rasterize_backward"
 FOOTPRINTS = {"exact": 0, "3sigma": 1}
@@ -63,20 +68,56 @@ def check_ffi_version(built: tuple[int, int], runtime: tuple[int, int]) -> None:
         )
 
 
-@functools.cache
-def load_library() -> Any:
-    """Import ipsm_jax._native and register its handlers with XLA, once.
+def _import_native() -> Any:
+    """The compiled module: beside this file, or in the installed package.
 
-    Raises:
-      NativeUnavailableError: not built, or built for another XLA FFI version.
+    Python started inside a checkout imports the checkout's `ipsm_jax`, which has the compiled module only after an
+    editable install; the installed package has it in any case.
     """
     try:
         from ipsm_jax import _native
+
+        return _native
     except ImportError as e:
+        failure = e
+    endings = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    for distribution in importlib.metadata.distributions(name="ipsm_jax"):
+        for file in distribution.files or []:
+            path = Path(str(distribution.locate_file(file)))
+            if path.name.startswith("_native.") and path.name.endswith(endings) and path.exists():
+                spec = importlib.util.spec_from_file_location("ipsm_jax._native", path)
+                if spec is not None and spec.loader is not None:
+                    module = importlib.util.module_from_spec(spec)
+                    spec.loader.exec_module(module)
+                    return module
+    raise NativeUnavailableError(
+        f"ipsm_jax's native library cannot be loaded ({failure}). It is built when the package is installed: run "
+        '"pip install ." in the source folder (needs g++), or use backend="reference" (slow).'
+    ) from failure
+
+
+def check_sources(built_from: str, csrc: Path) -> None:
+    """Refuse a library that was built from other sources than those of this checkout, if this is one.
+
+    Raises:
+      NativeUnavailableError: the fingerprints differ.
+    """
+    if csrc.is_dir() and source_hash(csrc) != built_from:
         raise NativeUnavailableError(
-            f"ipsm_jax's native library cannot be loaded ({e}). It is built when the package is installed: run "
-            '"pip install ." in the source folder (needs g++), or use backend="reference" (slow).'
-        ) from e
+            f"ipsm_jax's native library was built from other sources than those in {csrc}. Build it again: "
+            f'"pip install --no-deps ." (or "pip install --no-deps -e .") in {csrc.parent}.'
+        )
+
+
+@functools.cache
+def load_library() -> Any:
+    """Import the compiled module and register its handlers with XLA, once.
+
+    Raises:
+      NativeUnavailableError: not built, built for a newer XLA FFI version, or built from other sources.
+    """
+    _native = _import_native()
+    check_sources(_native.source_hash, Path(__file__).parents[2] / "csrc")
     check_ffi_version(tuple(_native.ffi_api_version), runtime_ffi_version())
     for name, handler in _native.cpu_handlers().items():
         jax.ffi.register_ffi_target(name, handler, platform="cpu")

@@ -122,7 +122,7 @@ def _to_arrays(state: TrainState) -> dict[str, np.ndarray]:
     state = state._replace(key=jax.random.key_data(state.key))
     leaves = jax.tree_util.tree_leaves_with_path(state)
     # safetensors writes the buffer as it lies, so it must be contiguous.
-    return {_name(path): np.ascontiguousarray(jax.device_get(leaf)) for path, leaf in leaves}
+    return {_name(path): np.asarray(jax.device_get(leaf), order="C") for path, leaf in leaves}
 
 
 def _to_state(arrays: dict[str, np.ndarray], key_type: str) -> TrainState:

@@ -21,9 +21,11 @@ from ipsm_jax.data.scene import Scene
 from ipsm_jax.metrics import LpipsUnavailableError
 from ipsm_jax.rasterizer import NativeUnavailableError
 from ipsm_jax.rasterizer.render import Backend
+from ipsm_jax.reporting.video import VideoError
 from ipsm_jax.scene.gaussians import Gaussians
 from ipsm_jax.training.checkpoint import CheckpointError, load_run
 from ipsm_jax.training.recorder import read_log
+from ipsm_jax.training.setup import load_scene_from_config
 
 
 class CommandError(ValueError):
@@ -32,7 +34,8 @@ class CommandError(ValueError):
 
 # What a command answers with one sentence; anything else is a defect and deserves its traceback.
 EXPECTED_ERRORS = (
-    CommandError, DataError, ConfigError, CheckpointError, LpipsUnavailableError, NativeUnavailableError,
+    CommandError, DataError, ConfigError, CheckpointError, LpipsUnavailableError, NativeUnavailableError, VideoError,
+    OSError,
 )  # fmt: skip
 
 
@@ -96,14 +99,8 @@ def open_trained(options: SourceOptions) -> Trained:
         hint = " That is a file; for a PLY file use --ply." if options.run.is_file() else ""
         raise CommandError(f"there is no run folder {options.run}.{hint}")
     config, state = load_run(options.run, options.iteration)
-    data = config.data
-    scene = load_scene(
-        options.scene or data.scene,
-        data_root=options.data_root or data.data_root,
-        views=data.views,
-        downscale=data.downscale,
-        split=data.split,
-    )
+    elsewhere = {"scene": options.scene or config.data.scene, "data_root": options.data_root or config.data.data_root}
+    scene = load_scene_from_config(dataclasses.replace(config, data=dataclasses.replace(config.data, **elsewhere)))
     settings = config.optimization
     return Trained(
         gaussians=state.gaussians,

@@ -99,8 +99,12 @@ def open_trained(options: SourceOptions) -> Trained:
         hint = " That is a file; for a PLY file use --ply." if options.run.is_file() else ""
         raise CommandError(f"there is no run folder {options.run}.{hint}")
     config, state = load_run(options.run, options.iteration)
-    elsewhere = {"scene": options.scene or config.data.scene, "data_root": options.data_root or config.data.data_root}
-    scene = load_scene_from_config(dataclasses.replace(config, data=dataclasses.replace(config.data, **elsewhere)))
+    data = dataclasses.replace(
+        config.data,
+        scene=options.scene or config.data.scene,
+        data_root=options.data_root or config.data.data_root,
+    )
+    scene = load_scene_from_config(dataclasses.replace(config, data=data))
     settings = config.optimization
     return Trained(
         gaussians=state.gaussians,

@@ -1,54 +1,58 @@
-"""Exact nearest neighbors of a few points among many, inside a compiled program."""
+"""Exact nearest neighbors of some points among many, inside a compiled program.
+
+The search is scipy's k-d tree on the host, called back from the program: density control asks once in a hundred
+iterations, for anything between none and all of a hundred thousand points, and comparing all with all would take
+minutes for the latter.
+"""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from scipy.spatial import cKDTree
 
 NEIGHBORS = 3
-_CHUNK = 32
 
 
 def nearest_neighbors(
     points: Float[Array, "n 3"], valid: Bool[Array, " n"], wanted: Bool[Array, " n"]
 ) -> tuple[Float[Array, " n"], Int[Array, "n 3"]]:
-    """The 3 nearest other valid points of each wanted point, by comparing with all of them.
+    """The 3 nearest other valid points of each wanted point.
 
-    A loop takes the wanted points in chunks of 32, so the cost is proportional to their number and the memory to 32 n.
+    Works under jit and vmap (a batch is searched one after the other); not differentiable.
 
     Args:
-      points: positions; those of slots that are not valid are not looked at.
+      points: finite positions; those of slots that are not valid are not looked at.
       valid: which points exist.
-      wanted: which points' neighbors to find; few, as a rule.
+      wanted: which points' neighbors to find; those that are not valid are not looked for.
 
     Returns:
       (n,) mean of the SQUARED distances to the 3 neighbors, 0 where not wanted, infinite where there are fewer than 3
-      other valid points; (n, 3) indices of the neighbors by ascending distance, ties by index, 0 where not wanted.
+      other valid points; (n, 3) indices of the neighbors by ascending distance, 0 where not wanted.
     """
     n = points.shape[0]
-    columns = points.T
-    indices = jnp.arange(n, dtype=jnp.int32)
-    queue = jnp.nonzero(wanted, size=n, fill_value=n)[0].astype(jnp.int32)
-    queue = jnp.concatenate([queue, jnp.full(_CHUNK, n, jnp.int32)])
-    count = jnp.sum(wanted)
+    shapes = (jax.ShapeDtypeStruct((n,), jnp.float32), jax.ShapeDtypeStruct((n, NEIGHBORS), jnp.int32))
+    return jax.pure_callback(_search, shapes, points, valid, wanted, vmap_method="sequential")
 
-    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        start, means, neighbors = carry
-        chunk = lax.dynamic_slice_in_dim(queue, start, _CHUNK)
-        queries = points[jnp.minimum(chunk, n - 1)]
-        squared = sum(jnp.square(queries[:, axis, None] - columns[None, axis]) for axis in range(3))
-        squared = jnp.where(valid[None, :] & (chunk[:, None] != indices[None, :]), squared, jnp.inf)
-        total = jnp.zeros(_CHUNK)
-        for k in range(NEIGHBORS):
-            # Two plain reductions: min and then the first index that has it. XLA vectorizes them, but not argmin.
-            nearest = jnp.min(squared, axis=1)
-            index = jnp.min(jnp.where(squared == nearest[:, None], indices[None, :], n), axis=1)
-            total = total + nearest
-            neighbors = neighbors.at[chunk, k].set(index, mode="drop")
-            squared = jnp.where(index[:, None] == indices[None, :], jnp.inf, squared)
-        return start + _CHUNK, means.at[chunk].set(total / NEIGHBORS, mode="drop"), neighbors
 
-    start = (jnp.zeros_like(count), jnp.zeros(n), jnp.zeros((n, NEIGHBORS), jnp.int32))
-    _, means, neighbors = lax.while_loop(lambda carry: carry[0] < count, body, start)
+def _search(points: np.ndarray, valid: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    points, valid, wanted = np.asarray(points, np.float64), np.asarray(valid), np.asarray(wanted) & np.asarray(valid)
+    means = np.zeros(len(points), np.float32)
+    neighbors = np.zeros((len(points), NEIGHBORS), np.int32)
+    slots, asking = np.flatnonzero(valid), np.flatnonzero(wanted)
+    if len(asking) == 0:
+        return means, neighbors
+    if len(slots) <= NEIGHBORS:
+        means[asking] = np.inf
+        return means, neighbors
+    distances, found = cKDTree(points[slots]).query(points[asking], k=NEIGHBORS + 1, workers=-1)
+    # One of the four is the point itself, not always the first: others may lie at the same place. Where more than four
+    # do, it may be missing, and then the last is left out.
+    is_self = slots[found] == asking[:, None]
+    is_self[~is_self.any(axis=1), -1] = True
+    others = ~is_self
+    means[asking] = np.mean(distances[others].reshape(-1, NEIGHBORS) ** 2, axis=1)
+    neighbors[asking] = slots[found][others].reshape(-1, NEIGHBORS)
     return means, neighbors

@@ -29,11 +29,13 @@ def test_neighbors_equal_tree_search(wanted_share):
     assert not np.any(neighbors[~wanted])
 
 
-def test_coincident_points_are_neighbors_of_each_other_in_index_order():
-    points = jnp.zeros((5, 3))
-    means, neighbors = search(points, jnp.ones(5, bool), jnp.ones(5, bool))
-    assert means.tolist() == [0] * 5
-    assert neighbors.tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [0, 1, 2]]
+def test_coincident_points_are_neighbors_of_each_other_and_never_of_themselves():
+    for count in (4, 5, 9):
+        means, neighbors = search(jnp.zeros((count, 3)), jnp.ones(count, bool), jnp.ones(count, bool))
+        assert means.tolist() == [0] * count
+        for own, found in enumerate(np.asarray(neighbors).tolist()):
+            assert own not in found
+            assert len(set(found)) == 3
 
 
 def test_fewer_than_three_others_is_infinitely_far():

@@ -1,0 +1,55 @@
+"""`ipsm-jax doctor` and the command dispatcher."""
+
+import importlib.metadata
+
+import pytest
+
+from ipsm_jax import __main__, doctor
+from ipsm_jax.rasterizer import native
+
+
+def test_doctor_reports_what_matters(capsys):
+    assert doctor.main([]) == 0
+    text = capsys.readouterr().out
+    for word in ("jaxlib", "native rasterizer", "SIMD level", "kernels", "devices", "LPIPS weights", "XLA FFI"):
+        assert word in text
+
+
+def test_doctor_fails_when_the_native_library_does_not_fit(monkeypatch, capsys):
+    def refuse():
+        raise native.NativeUnavailableError("built for [XLA] FFI 9.9; install a newer jaxlib")
+
+    monkeypatch.setattr(native, "load_library", refuse)
+    assert doctor.main([]) == 1
+    assert "install a newer jaxlib" in " ".join(capsys.readouterr().out.split())
+
+
+def test_doctor_names_the_remedy_for_missing_packages(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    findings = {f.topic: f for f in doctor.package_findings()}
+    assert findings["optax"].ok is False
+    assert 'pip install "optax"' in findings["optax"].text
+    assert findings["pycolmap"].ok is None
+    assert "ipsm_jax[sfm]" in findings["pycolmap"].text
+
+
+@pytest.mark.parametrize("command", __main__.COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_dispatcher(capsys, monkeypatch):
+    assert __main__.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in __main__.COMMANDS)
+    assert __main__.main(["--version"]) == 0
+    assert __main__.main(["trian"]) == 2
+    assert "no command 'trian'" in capsys.readouterr().err
+    monkeypatch.setattr(doctor, "main", lambda argv: len(argv))
+    assert __main__.main(["doctor", "a", "b"]) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -62,6 +62,21 @@ def rigid_inverse(matrix: np.ndarray) -> np.ndarray:
     inverse[:3, :3] = matrix[:3, :3].T
     inverse[:3, 3] = -matrix[:3, :3].T @ matrix[:3, 3]
     return inverse
+
+
+def checked_name(name: str, where: str) -> str:
+    """The image name itself, if it can be one and stays inside the folder it is relative to.
+
+    Raises:
+      DataError: for absolute names, "..", unprintable characters or parts that no file system takes.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or parts[0] == "/" or not name.isprintable() or max(map(len, parts)) > 200:
+        raise DataError(
+            f"{where}: {name[:80]!r} cannot be the name of a picture inside the scene folder; names are relative, "
+            "without '..', and printable"
+        )
+    return name
 
 
 def checked_pose(matrix: np.ndarray, where: str) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ipsm_jax.data.capture import checked_name
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.lenses import SUPPORTED_MODELS, parameter_count
 
@@ -118,6 +119,7 @@ def checked_images(images: list[ModelImage], path: Path) -> list[ModelImage]:
             raise DataError(f"{path}: image {image.name!r} has NaN or infinity in its pose")
         if not image.name or image.name in names or image.id in ids:
             raise DataError(f"{path}: image {image.id} {image.name!r} is listed twice or has no name")
+        checked_name(image.name, str(path))
         names.add(image.name)
         ids.add(image.id)
     return images

@@ -9,6 +9,7 @@ import numpy as np
 from ipsm_jax.data.capture import Capture
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.images import image_names, match_names
+from ipsm_jax.data.npy import read_npy
 from ipsm_jax.data.pictures import read_mask
 from ipsm_jax.scene.camera import Camera
 
@@ -35,10 +36,7 @@ def read_depths(capture: Capture, names: tuple[str, ...], cameras: Camera) -> tu
         path = folder / f"{Path(name).stem}.npy"
         if not path.is_file():
             return None, (f"depths/ is not used: it has no {path.name}",)
-        try:
-            depth = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError, SyntaxError) as error:
-            raise DataError(f"{path}: damaged, cut short or not a .npy file ({error})") from error
+        depth = read_npy(path)
         if depth.shape != shape:
             size = "x".join(str(n) for n in reversed(depth.shape))
             return None, (f"depths/ is not used: its maps have {size} pixels, the photos {shape[1]}x{shape[0]}",)

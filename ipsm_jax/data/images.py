@@ -209,8 +209,10 @@ def load_images(files: Sequence[Path], photos: Sequence[PosedPhoto]) -> UInt8[np
     return np.stack(pictures)
 
 
-def largest_within(capture: Capture, long_side: int) -> tuple[list[Path], float]:
+def largest_within(capture: Capture, long_side: int, sample: int = 0) -> tuple[list[Path], float]:
     """The largest existing photo set and the ratio (<= 1) that brings its long side down to `long_side` pixels.
+
+    Only photo number `sample` is opened, to see how large they are.
 
     Raises:
       DataError: if no complete set exists.
@@ -220,9 +222,9 @@ def largest_within(capture: Capture, long_side: int) -> tuple[list[Path], float]
     for factor in factors:  # smallest first: the first that is large enough needs the least resizing
         files = _complete(find_files(capture.photos, factor))
         if files:
-            ratio = min(1.0, long_side / max(picture_size(files[0])))
-            best = (files, ratio)
-            if max(picture_size(files[0])) >= long_side:
+            size = max(picture_size(files[sample]))
+            best = (files, min(1.0, long_side / size))
+            if size >= long_side:
                 break
     if best is None:
         raise DataError(f"{capture.path}: no folder holds all {len(capture.photos)} photos")

@@ -17,9 +17,9 @@ from ipsm_jax.data.capture import Capture, PosedPhoto, checked_intrinsics, check
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.images import image_names, levels
 from ipsm_jax.data.lenses import PINHOLE
+from ipsm_jax.data.npy import read_npy
 
 FILE = "poses_bounds.npy"
-_MAX_ROWS = 100_000
 
 
 def read_poses_bounds(path: Path) -> Float[np.ndarray, "v 17"]:
@@ -28,16 +28,12 @@ def read_poses_bounds(path: Path) -> Float[np.ndarray, "v 17"]:
     Raises:
       DataError: if it is no such array, truncated, or holds NaN or infinity.
     """
-    try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except (ValueError, OSError, EOFError, SyntaxError, OverflowError, TypeError) as error:
-        raise DataError(f"{path}: damaged, cut short or not a .npy file ({error})") from error
-    shape = tuple(table.shape)
-    if len(shape) != 2 or shape[-1] != 17 or not 1 <= shape[0] <= _MAX_ROWS or table.dtype.kind not in "fiu":
-        raise DataError(f"{path}: expected an (N, 17) array of numbers, one row per photo, found {shape} {table.dtype}")
-    numbers = np.asarray(table, np.float64)
+    table = read_npy(path)
+    if table.ndim != 2 or table.shape[-1] != 17 or len(table) == 0:
+        raise DataError(
+            f"{path}: expected an (N, 17) array of numbers, one row per photo, found {table.shape} {table.dtype}"
+        )
+    numbers = table.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
     if len(bad):
         raise DataError(

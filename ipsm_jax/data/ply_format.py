@@ -21,6 +21,7 @@ _TYPES = {
 }  # fmt: skip
 _ENDIANS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "="}
 _MAX_HEADER = 1 << 20
+_LONGEST_NUMBER = 64  # characters
 
 
 class PlyHeader(NamedTuple):
@@ -75,7 +76,7 @@ def _parse_header(file: BinaryIO, path: Path) -> PlyHeader:
                         f"{path}: the vertices must be the first element of the PLY file, not after {element}"
                     )
                 element, count = "vertex", int(number)
-            case ["element", name, _]:
+            case ["element", name, _] if name != "vertex":
                 element = name
             case ["property", *_] if element != "vertex":
                 continue
@@ -131,6 +132,8 @@ def _read_ascii(path: Path, header: PlyHeader) -> dict[str, np.ndarray]:
         file.seek(header.data_start)
         words = file.read().split()
     needed = header.vertices * columns
+    if words and max(map(len, words)) > _LONGEST_NUMBER:
+        raise DataError(f"{path}: a vertex holds something that is no number ({max(words, key=len)[:40]!r}...)")
     if len(words) < needed:
         raise DataError(f"{path}: cut short: {header.vertices} vertices need {needed} numbers, found {len(words)}")
     try:

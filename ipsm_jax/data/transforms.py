@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ipsm_jax.data.capture import Capture, PosedPhoto, checked_intrinsics, checked_pose, rigid_inverse
+from ipsm_jax.data.capture import Capture, PosedPhoto, checked_intrinsics, checked_name, checked_pose, rigid_inverse
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.images import existing, find_files, levels
 from ipsm_jax.data.lenses import PINHOLE, Lens, make_lens
@@ -80,7 +80,8 @@ def _number(frame: dict[str, Any], content: dict[str, Any], key: str, where: str
     value = frame.get(key, content.get(key))
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(float(value)):
+    # Python's integers have no limit; 1e300 is within what a float holds and far outside of what a camera needs.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
         raise DataError(f'{where}: "{key}" should be a finite number, found {value!r:.60}')
     return float(value)
 
@@ -121,11 +122,8 @@ def _place(root: Path, frame: Any, where: str) -> tuple[Path, str]:
         except ValueError:
             # Written on another machine: the last folder and the name are what can be found again.
             parts = given.parts[-2:]
-    if ".." in parts or "\0" in frame["file_path"]:
-        raise DataError(
-            f"{where}: file_path {frame['file_path']!r} leads out of the scene folder; keep pictures inside it"
-        )
     parts = tuple(part for part in parts if part != "/")
+    checked_name("/".join(parts), where)
     folder, name = (root / parts[0], PurePosixPath(*parts[1:])) if len(parts) > 1 else (root, PurePosixPath(*parts))
     match = _scaled_folder(folder)
     return match or folder, name.as_posix()
@@ -142,7 +140,7 @@ def _scaled_folder(folder: Path) -> Path | None:
 def _posed(frame: dict[str, Any], content: dict[str, Any], stub: PosedPhoto, where: str) -> PosedPhoto:
     try:
         matrix = np.asarray(frame.get("transform_matrix"), np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.zeros(0)
     if matrix.shape not in ((4, 4), (3, 4)):
         raise DataError(f"{where}: transform_matrix should be 4 rows of 4 numbers")

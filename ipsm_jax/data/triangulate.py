@@ -89,7 +89,7 @@ def training_photos(scene: Scene) -> tuple[np.ndarray, Camera]:
         raise DataError(
             f"{scene.path}: now has {len(capture.photos)} photos, had {len(scene.names)} when it was loaded"
         )
-    files, ratio = largest_within(capture, LONG_SIDE)
+    files, ratio = largest_within(capture, LONG_SIDE, sample=scene.train[0])
     pictures = []
     for view in scene.train:
         photo = capture.photos[view]

@@ -199,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         trained = open_trained(options)
         folder = results_folder(options, trained)
+        environment = read_optional_json(trained.folder / "environment.json") or {}
         metrics = evaluate_gaussians(
             trained.gaussians,
             trained.alive,
@@ -211,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             backend=options.backend,
             run_folder=trained.folder,
             iteration=trained.iteration,
+            notes=[environment["starting_points"]] if "starting_points" in environment else [],
             progress=True,
         )
     except EXPECTED_ERRORS as error:

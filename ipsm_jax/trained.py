@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +43,7 @@ EXPECTED_ERRORS = (
 class SourceOptions:
     """Which Gaussians, and the scene they belong to."""
 
-    run: tyro.conf.Positional[Path | None] = None
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_FOLDER")] = None
     """Folder of a training run."""
     iteration: int | None = None
     """Take the checkpoint after this iteration instead of the last one."""

@@ -86,10 +86,10 @@ def test_pictures_too_small_for_lpips_say_so():
 
 def test_masked_views_follow_the_dtu_rules():
     rng = np.random.default_rng(0)
-    image, target = rng.random((2, 24, 20, 3), dtype=np.float32)
-    mask = np.zeros((24, 20), bool)
+    image, target = rng.random((2, 34, 40, 3), dtype=np.float32)
+    mask = np.zeros((34, 40), bool)
     mask[5:15, 4:12] = True
-    values = metric_suite(24, 20, with_lpips=False).measure(image, target, mask)
+    values = metric_suite(34, 40, with_lpips=False).measure(image, target, mask)
     inside = ((image - target)[mask] ** 2).mean()
     assert values["psnr"] == pytest.approx(-10 * np.log10(inside), abs=1e-4)
     white = [np.where(mask[..., None], picture, 1) for picture in (image, target)]
@@ -111,8 +111,8 @@ def test_masks_of_the_scene_are_used(scene, tmp_path):
 
 
 def test_an_infinite_value_is_none_with_a_reason():
-    picture = np.full((12, 12, 3), 0.5, np.float32)
-    values = metric_suite(12, 12, with_lpips=False).measure(picture, picture, None)
+    picture = np.full((34, 40, 3), 0.5, np.float32)
+    values = metric_suite(34, 40, with_lpips=False).measure(picture, picture, None)
     assert values["psnr"] is None and values["ssim"] == pytest.approx(1)
     mean, reasons = mean_metrics({"a": values, "b": values | {"psnr": 20.0}})
     assert mean["psnr"] is None and "in a (equal pictures" in reasons["psnr"]
@@ -130,13 +130,16 @@ def run(tmp_path):
 
 
 def test_the_command_evaluates_a_run(run, capsys):
+    (run / "environment.json").write_text('{"starting_points": "from nowhere"}')
     assert main([str(run), "--no-lpips"]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["iteration"] == 30 and metrics["split"] == "test"
     shown = capsys.readouterr().out
     assert f"{metrics['mean']['psnr']:.2f}" in shown and "report.html" in shown and "not computed" in shown
     page = (run / "report.html").read_text()
-    assert "<svg" in page and "data.scene" in page  # curves from the log, settings from config.json
+    assert (
+        "<svg" in page and "data.scene" in page and "from nowhere" in page
+    )  # curves from the log, settings from config.json
 
 
 def test_other_views_and_checkpoints_do_not_replace_the_results(run):

@@ -70,7 +70,7 @@ def lpips(
     features = _vgg_features(weights, pair) if network == "vgg" else _alex_features(weights, pair)
     total = jnp.zeros((), pair.dtype)
     for feature, lin in zip(features, weights.lins, strict=True):
-        unit = feature / (jnp.sqrt(jnp.sum(jnp.square(feature), axis=-1, keepdims=True)) + 1e-10)
+        unit = feature / (_norm(feature) + 1e-10)
         total += jnp.mean(jnp.einsum("hwc,c->hw", jnp.square(unit[0] - unit[1]), lin, precision="highest"))
     return total
 
@@ -80,6 +80,13 @@ def check_size(network: Network, height: int, width: int) -> None:
     least = _SMALLEST[network]
     if min(height, width) < least:
         raise ValueError(f"LPIPS ({network}) needs pictures of at least {least} pixels a side, got {width}x{height}")
+
+
+def _norm(feature: Array) -> Array:
+    """Length over channels (last axis, kept); its gradient is 0 where nothing responds, not the NaN of a plain root."""
+    squared = jnp.sum(jnp.square(feature), axis=-1, keepdims=True)
+    responds = squared > 0
+    return jnp.where(responds, jnp.sqrt(jnp.where(responds, squared, 1.0)), 0.0)
 
 
 def _convolve(x: Array, kernel: Array | np.ndarray, bias: Array | np.ndarray, stride: int, padding: int) -> Array:

@@ -82,14 +82,13 @@ def write_report(
       heading: what the views are.
       run_folder: folder of video.mp4, which the page shows as soon as it is there; default: `folder`.
     """
-    inline = _inline_pictures(views)
     variants = metrics.get("variants", {})
     sections = [
         _cards(metrics.get("mean", {}), variants),
         *(f'<p class="soft">{html.escape(note)}</p>' for note in notes),
         _training_photos(training_photos or {}),
         f"<h2>{html.escape(heading)}</h2>" if views else "",
-        *(_view(view, metrics.get("views", {}).get(view.name, {}), folder, inline) for view in views),
+        _views(views, metrics.get("views", {}), folder),
         _video(folder, folder if run_folder is None else run_folder),
         _curves(history),
         "<h2>Metrics</h2>",
@@ -145,6 +144,16 @@ def _training_photos(photos: Mapping[str, np.ndarray]) -> str:
         figures.append(f'<figure><img src="{source}" alt="{label}"><figcaption>{label}</figcaption></figure>')
     more = f'<p class="soft">{len(chosen)} of {len(names)} photos.</p>' if len(chosen) < len(names) else ""
     return f'<h2>Trained on</h2><div class="photos">{"".join(figures)}</div>{more}' if figures else ""
+
+
+def _views(views: Sequence[ViewPictures], metrics: Mapping[str, Any], folder: Path) -> str:
+    """All views; two of upright pictures stand side by side."""
+    if not views:
+        return ""
+    inline = _inline_pictures(views)
+    height, width = iio.improps(views[0].render).shape[:2]
+    cards = "".join(_view(view, metrics.get(view.name, {}), folder, inline) for view in views)
+    return f'<div class="views{" tall" if height > width else ""}">{cards}</div>'
 
 
 def _view(view: ViewPictures, metrics: Mapping[str, float | None], folder: Path, inline: Mapping[Path, str]) -> str:

@@ -23,7 +23,8 @@ code { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; ove
   box-shadow: var(--shade); }
 .card { padding: 14px 16px 12px; } .card b { display: block; font-size: 27px; font-weight: 620; line-height: 1.25;
   font-variant-numeric: tabular-nums; letter-spacing: -.01em; } .card span { color: var(--soft); font-size: 12.5px; }
-.view { padding: 14px; margin: 0 0 18px; }
+.views { display: grid; gap: 18px; } .views.tall { grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); }
+.view { padding: 14px; }
 .view header { display: flex; flex-wrap: wrap; gap: 4px 18px; align-items: baseline; margin: 0 2px 10px; }
 .view header span { color: var(--soft); font-size: 13px; font-variant-numeric: tabular-nums; }
 .panels { display: grid; grid-template-columns: minmax(0, 1.02fr) minmax(0, 1fr); gap: 10px; }
@@ -57,10 +58,12 @@ polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; } polyline.lin
 polyline.line-1 { stroke: var(--line1); } circle.line-0 { fill: var(--line0); } circle.line-1 { fill: var(--line1); }
 .key { margin-left: 12px; font-weight: 400; } .key.line-0 { color: var(--line0); } .key.line-1 { color: var(--line1); }
 .key::before { content: "\\2014\\00a0"; }
-video { display: block; width: auto; max-width: 100%; max-height: 74vh; margin: 0 auto; background: #000; }
+video { display: block; width: auto; max-width: 100%; height: min(66vh, 620px); margin: 0 auto; background: #000; }
+.tall .scale { width: 34px; margin: 0 4px; }
 .photos { display: flex; flex-wrap: wrap; gap: 10px; } .photos img { height: 120px; width: auto; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); }
-@media (max-width: 820px) { .panels { grid-template-columns: minmax(0, 1fr); } main { padding: 28px 16px 60px; } }
+@media (max-width: 820px) { .views.tall { grid-template-columns: minmax(0, 1fr); }
+  .panels { grid-template-columns: minmax(0, 1fr); } main { padding: 28px 16px 60px; } }
 """
 
 SCRIPT = """

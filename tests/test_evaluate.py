@@ -44,6 +44,9 @@ def test_metrics_are_those_of_the_8_bit_files(scene, tmp_path):
     for name in ("psnr", "ssim"):
         assert metrics["mean"][name] == pytest.approx(np.mean([row[name] for row in metrics["views"].values()]))
     assert metrics["gaussians"] == 40
+    comparison = iio.imread(tmp_path / "out" / "comparison.png")
+    np.testing.assert_array_equal(comparison[:34, :40], scene.images[0])  # one row a view: photo, render, error, depth
+    assert comparison.shape[1] == 4 * 40 + 3 * 4 and comparison.shape[0] > 2 * 34
     assert (tmp_path / "out" / "report.html").is_file()
 
 

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from ipsm_jax.scene.camera import Camera, look_at
 from ipsm_jax.scene.trajectories import (
     average_pose,
+    choose_path,
     ellipse_path,
     focus_depth,
     focus_point,
@@ -174,6 +175,18 @@ def test_an_elongated_ring_gives_an_ellipse_of_its_shape():
     cameras = batch([look_at((4 * np.cos(a), 0, 2 * np.sin(a)), (0, 0, 0)) for a in angles])
     points = centers_of(ellipse_path(cameras, 50))
     np.testing.assert_allclose((points[:, 0] / 4) ** 2 + (points[:, 2] / 2) ** 2, 1, atol=1e-2)
+
+
+def test_the_path_is_chosen_by_how_the_cameras_face():
+    def arc(degrees, count=9):
+        angles = np.radians(np.linspace(-degrees / 2, degrees / 2, count))
+        return batch([look_at((3 * np.sin(a), 0, -3 * np.cos(a)), (0, 0, 0)) for a in angles])
+
+    assert choose_path(arc(50)) == "spiral"
+    assert choose_path(arc(120)) == "interpolated"
+    assert choose_path(arc(340)) == "ellipse"
+    assert choose_path(forward_facing(0)) == "spiral"
+    assert choose_path(arc(0, count=1)) == "spiral"
 
 
 def test_errors_say_what_is_wrong():

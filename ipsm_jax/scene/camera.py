@@ -7,6 +7,7 @@ OpenCV axes: x right, y down, z forward. A point with camera coordinates (x, y, 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -37,10 +38,25 @@ class Camera:
     height: int
 
     def __getitem__(self, index: Any) -> Camera:
-        """Index the leading batch axes: ``cameras[3]`` or ``cameras[jnp.array([0, 2])]``."""
+        """Index the leading batch axes: ``cameras[3]`` or ``cameras[jnp.array([0, 2])]``.
+
+        Raises:
+          TypeError: if this is a single camera.
+        """
+        self._require_batch()
         return dataclasses.replace(
             self, camera_from_world=self.camera_from_world[index], intrinsics=self.intrinsics[index]
         )
+
+    def __iter__(self) -> Iterator[Camera]:
+        """The cameras along the first batch axis; TypeError if this is a single camera."""
+        # Written out because Python would otherwise index until IndexError, which jax arrays never raise.
+        self._require_batch()
+        return (self[i] for i in range(self.camera_from_world.shape[0]))
+
+    def _require_batch(self) -> None:
+        if self.camera_from_world.ndim < 3:
+            raise TypeError("this is a single camera, without a batch axis to index or iterate over")
 
     @property
     def world_from_camera(self) -> jax.Array:

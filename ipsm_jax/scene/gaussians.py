@@ -62,7 +62,7 @@ def with_capacity(
     extra = capacity - gaussians.capacity
     if extra < 0:
         raise ValueError(f"capacity can only grow: {gaussians.capacity} -> {capacity}")
-    grown = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), gaussians, zeros(extra))
+    grown = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), gaussians, zeros(extra, gaussians.means.dtype))
     return grown, jnp.concatenate([alive, jnp.zeros(extra, bool)])
 
 
@@ -96,13 +96,18 @@ def gaussians_from_points(
       Gaussians with `capacity` slots and the boolean `alive` (the first P are).
 
     Raises:
-      ValueError: too few points, mismatched shapes, non-finite positions or a capacity below P.
+      ValueError: too few points, mismatched shapes, numbers that are not finite, colors outside [0, 1] or a capacity
+        below P.
     """
     positions, colors = np.asarray(positions, np.float32), np.asarray(colors, np.float32)
     if positions.ndim != 2 or positions.shape[1] != 3 or colors.shape != positions.shape:
         raise ValueError(f"need positions (P, 3) and colors (P, 3), got {positions.shape} and {colors.shape}")
-    if not np.isfinite(positions).all():
-        raise ValueError(f"{int((~np.isfinite(positions)).any(1).sum())} of {len(positions)} points are not finite")
+    for name, values in (("positions", positions), ("colors", colors)):
+        if not np.isfinite(values).all():
+            bad = int((~np.isfinite(values)).any(axis=1).sum())
+            raise ValueError(f"{bad} of {len(values)} points have {name} that are not finite; drop those points")
+    if colors.size and (colors.min() < 0 or colors.max() > 1):
+        raise ValueError(f"colors must be in [0, 1], found {colors.min()} to {colors.max()}; divide 8-bit ones by 255")
     count = len(positions)
     capacity = count if capacity is None else capacity
     if capacity < count:

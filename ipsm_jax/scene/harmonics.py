@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 MAX_DEGREE = 3
-_BAND = np.repeat(np.arange(MAX_DEGREE + 1), [1, 3, 5, 7])  # degree of each of the 16 functions
+_BAND = np.repeat(np.arange(MAX_DEGREE + 1, dtype=np.int32), [1, 3, 5, 7])  # degree of each of the 16 functions
 
 
 def harmonic_basis(directions: Float[Array, "n 3"]) -> Float[Array, "n 16"]:

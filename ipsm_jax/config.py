@@ -246,8 +246,8 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> TrainConfig:
     repeated; `check_resumable` then refuses changes.
 
     Raises:
-      ConfigError: a setting out of range, or no scene.
-      SystemExit: an unknown flag, a value of the wrong type, or ``--help`` (printed by the parser itself).
+      ConfigError: no scene, or a run to resume whose settings cannot be read.
+      SystemExit: an unknown flag, a value of the wrong type or out of range, or ``--help`` (the parser prints it).
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--preset", "--scene", "--out", "--name"):

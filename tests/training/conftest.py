@@ -25,6 +25,9 @@ class Toy(NamedTuple):
 def make_state(seed: int, capacity: int = 64) -> TrainState:
     rng = np.random.default_rng(5)
     gaussians, alive = gaussians_from_points(rng.normal(0, 0.5, (40, 3)), rng.uniform(0, 1, (40, 3)), capacity)
+    # Not round, so that rotations have gradients that are more than rounding errors.
+    stretch = jnp.asarray(rng.uniform(-0.7, 0.7, (capacity, 3)), jnp.float32)
+    gaussians = gaussians._replace(log_scales=gaussians.log_scales + stretch)
     return init_state(jax.random.key(seed), gaussians, alive)
 
 

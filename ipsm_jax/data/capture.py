@@ -64,6 +64,9 @@ def rigid_inverse(matrix: np.ndarray) -> np.ndarray:
     return inverse
 
 
+_LARGEST = 1e12  # of any coordinate or coefficient: far beyond any capture, far below what float32 holds
+
+
 def checked_name(name: str, where: str) -> str:
     """The image name itself, if it can be one and stays inside the folder it is relative to.
 
@@ -92,6 +95,8 @@ def checked_pose(matrix: np.ndarray, where: str) -> np.ndarray:
     matrix = np.asarray(matrix, np.float64)
     if not np.isfinite(matrix).all():
         raise DataError(f"{where}: the pose holds NaN or infinity: {matrix[:3].tolist()}")
+    if np.abs(matrix).max() > _LARGEST:
+        raise DataError(f"{where}: the pose holds impossibly large numbers: {matrix[:3].tolist()}")
     rotation = matrix[:3, :3]
     error = np.abs(rotation @ rotation.T - np.eye(3)).max()
     if error > 1e-2 or np.linalg.det(rotation) < 0:
@@ -115,12 +120,12 @@ def checked_intrinsics(
       DataError: for a size, focal length, principal point or coefficient that is not finite or out of range.
     """
     numbers = (*intrinsics, width, height, *lens.radial, *lens.tangential)
-    if not np.isfinite(numbers).all():
-        raise DataError(f"{where}: the camera holds NaN or infinity: {numbers}")
+    if not (np.abs(numbers) < _LARGEST).all():
+        raise DataError(f"{where}: the camera holds NaN, infinity or impossibly large numbers: {numbers}")
     if not (1 <= width <= 1e6 and 1 <= height <= 1e6):
         raise DataError(f"{where}: image size {width:g}x{height:g} is not possible")
     fx, fy, cx, cy = intrinsics
-    if not (fx > 0 and fy > 0 and max(fx, fy) < 1e4 * max(width, height)):
+    if not (min(fx, fy) > 1e-3 * max(width, height) and max(fx, fy) < 1e4 * max(width, height)):
         raise DataError(f"{where}: focal lengths {fx:g}, {fy:g} pixels are not possible at {width:g}x{height:g}")
     if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
         raise DataError(f"{where}: principal point ({cx:g}, {cy:g}) is far outside the {width:g}x{height:g} image")

@@ -136,8 +136,8 @@ def read_points(path: Path) -> ModelPoints:
     tracks = []
     for i in range(count):
         _, *values, _, length = cursor.take(_POINT, "a point")
-        positions[i], colors[i], lengths[i] = values[:3], values[3:6], length
         cursor.need(length * _TRACK_BYTES, f"the track of point {i}")
+        positions[i], colors[i], lengths[i] = values[:3], values[3:6], length
         end = cursor.at + length * _TRACK_BYTES
         tracks.append(cursor.data[cursor.at : end])
         cursor.at = end

@@ -47,7 +47,7 @@ def load_scene(
     images = load_images(files, capture.photos)
     cameras, images, lens_notes = pinhole_views(capture, images)
     depths, depth_notes = read_depths(capture, names, cameras)
-    masks, mask_notes = read_masks(capture, names, cameras, wanted=chosen.rule.find("DTU") >= 0)
+    masks, mask_notes = read_masks(capture, names, cameras, wanted=chosen.name == "dtu")
     return Scene(
         name=name,
         path=folder,

@@ -20,10 +20,11 @@ DTU_VIEWS = 49
 
 
 class Split(NamedTuple):
-    """Training and test views and how they were chosen."""
+    """Training and test views, the name of the split ("auto" resolved), and the rule in words."""
 
     train: tuple[int, ...]
     test: tuple[int, ...]
+    name: str
     rule: str
 
 
@@ -46,7 +47,9 @@ def llff_split(count: int, views: int | None) -> Split:
     """Every eighth view tests, starting with the first; training views are spread over the rest."""
     test = tuple(range(0, count, TEST_EVERY))
     rest = tuple(i for i in range(count) if i % TEST_EVERY)
-    return Split(spread(rest, views), test, "every 8th view tests, training views are spread evenly over the rest")
+    return Split(
+        spread(rest, views), test, "llff", "every 8th view tests, training views are spread evenly over the rest"
+    )
 
 
 def dtu_split(count: int, views: int | None) -> Split:
@@ -62,7 +65,7 @@ def dtu_split(count: int, views: int | None) -> Split:
         raise DataError(f"the dtu split has 1 to {len(DTU_TRAIN)} training views, got {views}")
     left_out = {*DTU_TRAIN, *DTU_UNUSED}
     test = tuple(i for i in range(DTU_VIEWS) if i not in left_out)
-    return Split(DTU_TRAIN[:views], test, "the training and test views of the DTU protocol")
+    return Split(DTU_TRAIN[:views], test, "dtu", "the training and test views of the DTU protocol")
 
 
 def listed_split(listed: dict[str, tuple[int, ...]] | None, views: int | None) -> Split:
@@ -73,7 +76,7 @@ def listed_split(listed: dict[str, tuple[int, ...]] | None, views: int | None) -
     """
     if not listed or not listed.get("train") or not listed.get("test"):
         raise DataError("the scene lists no training and test views of its own that exist; use --split llff")
-    return Split(spread(listed["train"], views), listed["test"], "the lists in the scene's transforms file")
+    return Split(spread(listed["train"], views), listed["test"], "listed", "the lists in the scene's transforms file")
 
 
 def all_split(count: int, views: int | None) -> Split:
@@ -85,9 +88,12 @@ def all_split(count: int, views: int | None) -> Split:
     test = tuple(i for i in range(count) if i not in train)
     if not test:
         return Split(
-            train, train, "all views train, and the same are rendered as tests: scores say nothing about new views"
+            train,
+            train,
+            "all",
+            "all views train, and the same are rendered as tests: scores say nothing about new views",
         )
-    return Split(train, test, "training views are spread evenly over all, the others test")
+    return Split(train, test, "all", "training views are spread evenly over all, the others test")
 
 
 def choose_split(

@@ -192,6 +192,7 @@ def _edit(name, change):
         (False, _edit("points3D.bin", lambda d: d[:-4]), "points3D.bin.*track of point"),
         (False, _edit("points3D.bin", lambda d: struct.pack("<Q", 2**61) + d[8:]), "claims 2305843009213693952 points"),
         (False, _edit("points3D.bin", lambda d: d[:16] + struct.pack("<d", np.nan) + d[24:]), "1 of 30 points are NaN"),
+        (False, _edit("points3D.bin", lambda d: d[:51] + struct.pack("<Q", 2**63) + d[59:]), "the track of point 0"),
         (True, _edit("images.txt", lambda d: b"1 1 0 0\n"), "images.txt, line 1: expected IMAGE_ID"),
         (True, _edit("images.txt", lambda d: d.replace(b"\n\n", b"\n")), "images.txt.*multiple of 3"),
         (True, _edit("images.txt", lambda d: d.replace(b" 1 0000.png", b" one 0000.png")), "'one' should be a whole"),

@@ -142,7 +142,9 @@ def generator_digest() -> str:
 
 
 def _cpu() -> jax.Device | None:
-    """The CPU device, or None (jax's default device) where the person has switched the CPU platform off."""
+    """The CPU device; None (leave the default) where it is the default or the CPU platform is switched off."""
+    if jax.default_backend() == "cpu":
+        return None
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:

@@ -29,7 +29,7 @@ def _unit(x: float, y: float, z: float) -> tuple[float, float, float]:
     return (x / length, y / length, z / length)
 
 
-SUN = Light(_unit(-0.85, 0.80, 0.95), 0.035, (2.9, 2.45, 1.85))
+SUN = Light(_unit(-0.85, 0.80, 0.95), 0.024, (2.9, 2.45, 1.85))
 SKY = Light(_unit(0.30, 0.85, 0.95), 0.40, (0.62, 0.72, 0.86))
 AMBIENT_ABOVE = (0.46, 0.48, 0.52)
 AMBIENT_BELOW = (0.30, 0.23, 0.17)
@@ -43,13 +43,14 @@ def window(p: Float[Array, "3 n"]) -> Float[Array, " n"]:
     up = np.cross(toward, right)
     u = p[0] * right[0] + p[1] * right[1] + p[2] * right[2]
     v = p[0] * up[0] + p[1] * up[1] + p[2] * up[2]
-    blur = 0.035
-    inside = smoothstep(1.62 + blur, 1.62 - blur, jnp.abs(u + 0.15)) * smoothstep(
-        1.5 + blur, 1.5 - blur, jnp.abs(v - 0.55)
-    )
-    pane_u, pane_v = (u + 0.15) / 1.08 + 0.5, (v - 0.55) / 1.0 + 0.5
-    bar_u, bar_v = (jnp.abs(pane - jnp.round(pane)) * size for pane, size in ((pane_u, 1.08), (pane_v, 1.0)))
-    return inside * smoothstep(0.05 - blur, 0.05 + blur, bar_u) * smoothstep(0.05 - blur, 0.05 + blur, bar_v)
+    blur, bar = 0.03, 0.045
+    inside = jnp.ones_like(u)
+    for at, low, high, first_bar, spacing in ((u, -1.60, 2.45, -0.25, 1.35), (v, -1.55, 2.60, -0.35, 1.20)):
+        panes = (at - first_bar) / spacing
+        beside = jnp.abs(panes - jnp.round(panes)) * spacing
+        edge = jnp.minimum(at - low, high - at)
+        inside = inside * smoothstep(-blur, blur, edge) * smoothstep(bar - blur, bar + blur, beside)
+    return inside
 
 
 def room(p: Float[Array, "3 n"], direction: Float[Array, "3 n"]) -> Float[Array, "3 n"]:
@@ -111,7 +112,7 @@ def outgoing(
     mirrored = room(p, 2.0 * facing[None] * normal - toward_viewer) * (fresnel * openness)[None]
     metal = surface.metal[None]
     tint = 1.0 + (surface.albedo - 1.0) * metal
-    return diffuse * (1.0 - 0.85 * metal) + shiny * (highlight + mirrored) * tint
+    return diffuse * (1.0 - 0.65 * metal) + shiny * (highlight + mirrored) * tint
 
 
 def develop(radiance: Float[Array, "3 n"]) -> Float[Array, "3 n"]:

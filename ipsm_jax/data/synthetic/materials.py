@@ -85,7 +85,7 @@ def _surface(
 def _grain(p: Array, plank: Array, fineness: float = 1.0) -> tuple[Array, Array]:
     """Growth rings of boards along local x, and their pores, both in [0, 1]; `plank` tells boards apart."""
     p = jnp.stack([p[0] + plank * 7.7, (p[1] + plank * 3.1) * fineness, (p[2] + plank * 0.37) * fineness])
-    warp, pores = noises(p, Octaves((0.7, 2.0, 2.6), 3, 3), Octaves((2.6, 30.0, 30.0), 2, 5))
+    warp, pores = noises(p, Octaves((0.7, 2.0, 2.6), 3, 3), Octaves((3.2, 30.0, 34.0), 3, 5, 0.8))
     ring = 5.0 * (2.2 * p[2] + 3.0 * p[1] + 2.6 * warp)
     ring = ring - jnp.floor(ring)
     return smoothstep(0.0, 0.75, ring) * (1.0 - smoothstep(0.86, 1.0, ring)), pores
@@ -102,7 +102,7 @@ def table(at: Point) -> Surface:
     rings, pores = _grain(at.position, hashed(board, end, seed=9) * 8.0)
     tone = 0.22 * hashed(board, end, seed=11)
     color = _mix(_paint("8a5a36"), _paint("b98253"), jnp.clip(rings * 0.75 + tone, 0, 1))
-    color = color * (0.62 + 0.7 * pores)[None]
+    color = color * (0.35 + 1.25 * pores)[None]
     joint = smoothstep(0.004, 0.013, jnp.minimum(_to_line(z / width) * width, _to_line(x_row / length) * length))
     color = color * (0.3 + 0.7 * joint)[None]
     return _surface(color, shine=0.10 + 0.10 * pores, gloss=45.0, mirror=0.03 * joint)
@@ -145,19 +145,18 @@ def wall(at: Point) -> Surface:
 def glaze(at: Point) -> Surface:
     """A stoneware vase: raw speckled clay above, glossy teal glaze below a wavy edge, a painted band at the belly."""
     x, y, z = at.position
-    radius = jnp.sqrt(x * x + z * z)
     speckle, clay, flow, spots, edge = noises(
-        jnp.stack([x / radius, y, z / radius]),
-        Octaves((26.0, 34.0, 26.0), 1, 31),
-        Octaves((7.0, 16.0, 7.0), 3, 32),
-        Octaves((2.2, 3.0, 2.2), 4, 33),
-        Octaves((30.0, 44.0, 30.0), 1, 34),
-        Octaves((2.4, 0.0, 2.4), 1, 35),
+        at.position,
+        Octaves((62.0, 62.0, 62.0), 1, 31),
+        Octaves((20.0, 40.0, 20.0), 3, 32),
+        Octaves((5.5, 4.0, 5.5), 4, 33),
+        Octaves((56.0, 56.0, 56.0), 1, 34),
+        Octaves((6.5, 0.0, 6.5), 1, 35),
     )
     bare = _mix(_paint("d8c3a0") * (0.82 + 0.3 * clay)[None], _paint("5b4636"), 0.75 * smoothstep(0.66, 0.74, speckle))
     teal = _mix(_paint("0b4650"), _paint("2a939c"), smoothstep(0.25, 0.75, flow))
-    teal = _mix(teal, _paint("9fdcd0"), 0.6 * smoothstep(0.70, 0.78, spots))
-    edge = 0.72 + 0.16 * (edge - 0.5)
+    teal = _mix(teal, _paint("9fdcd0"), 0.6 * smoothstep(0.72, 0.80, spots))
+    edge = 0.72 + 0.20 * (edge - 0.5)
     glazed = 1.0 - smoothstep(edge - 0.008, edge + 0.008, y)
     # Glaze runs: it is thin, and so dark over the clay, just below its edge.
     teal = teal * (1.0 - 0.45 * smoothstep(edge - 0.07, edge, y))[None]
@@ -216,7 +215,7 @@ def stem(at: Point) -> Surface:
 def brass(at: Point) -> Surface:
     """Brushed brass."""
     (brushed,) = noises(_varied(at), Octaves((20.0, 40.0, 20.0), 2, 61))
-    return _surface(_paint("d3a24c") * (0.75 + 0.4 * brushed)[None], shine=1.4, gloss=50.0, mirror=0.55, metal=1.0)
+    return _surface(_paint("d3a24c") * (0.75 + 0.4 * brushed)[None], shine=1.8, gloss=40.0, mirror=0.75, metal=1.0)
 
 
 def citrus(at: Point) -> Surface:
@@ -226,7 +225,7 @@ def citrus(at: Point) -> Surface:
     relief = jnp.stack([dx, dy, dz]) - 0.5
     color = at.tint * (0.72 + 0.5 * tone + 0.25 * relief[0])[None]
     top = smoothstep(0.975, 0.992, at.position[1] / at.size[1])
-    return _surface(_mix(color, _paint("5d5a24"), top), relief=0.35 * relief, shine=0.35, gloss=40.0)
+    return _surface(_mix(color, _paint("5d5a24"), top), relief=0.25 * relief, shine=0.28, gloss=35.0)
 
 
 def stripes(at: Point) -> Surface:

@@ -193,7 +193,7 @@ def _bouquet(build: _Builder, x: float, z: float) -> None:
     )
     for tip, bend, leaves, size, berry in twigs:
         foot = mouth + np.array([0.06, 0.0, 0.04]) * rng.uniform(-1, 1, 3)
-        _twig(build, foot, mouth + np.array(tip), np.array(bend), leaves, rng, size, berry)
+        _twig(build, foot, mouth + 0.93 * np.array(tip), np.array(bend), leaves, rng, size, berry)
 
 
 def _books(build: _Builder, x: float, z: float) -> float:

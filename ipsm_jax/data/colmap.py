@@ -98,7 +98,7 @@ def pose(image: ModelImage, where: str) -> np.ndarray:
             f"{where}: image {image.name} has the rotation quaternion {quaternion.tolist()}, not of length 1"
         )
     matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_quat(quaternion / norm, scalar_first=True).as_matrix()
+    matrix[:3, :3] = Rotation.from_quat(quaternion[[1, 2, 3, 0]] / norm).as_matrix()
     matrix[:3, 3] = image.translation
     return checked_pose(matrix, f"{where}, image {image.name}")
 

@@ -15,7 +15,7 @@ from ipsm_jax.data.extras import read_depths, read_masks
 from ipsm_jax.data.images import image_files, load_images, working
 from ipsm_jax.data.lenses import Lens, distort
 from ipsm_jax.data.llff import read_llff
-from ipsm_jax.data.locate import detect_layout, find_scene
+from ipsm_jax.data.locate import LAYOUTS, detect_layout, find_scene
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.data.splits import choose_split
 from ipsm_jax.data.transforms import read_transforms
@@ -79,7 +79,7 @@ def read_capture(folder: Path) -> Capture:
         remark = model_folder(folder)[1]
         notes = (f"{remark}; poses come from poses_bounds.npy",) if remark else ()
         return dataclasses.replace(capture, notes=(*notes, *capture.notes))
-    raise DataError(f"{folder}: no scene in a known layout; see `find_scene`")
+    raise DataError(f"{folder}: no scene in a known layout.\n{LAYOUTS}")
 
 
 def view_names(photos: Sequence[PosedPhoto]) -> tuple[str, ...]:

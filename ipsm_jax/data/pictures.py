@@ -63,7 +63,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
             raise DataError(
                 f"{path}: pixel values {values.min()}..{values.max()} do not fit 16 bits; save it as 8 bits"
             )
-        return Image.fromarray(np.round(values / 257.0).astype(np.uint8), "L").convert("RGB")
+        return Image.fromarray(np.round(values / 257.0).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise DataError(f"{path}: floating-point pixels have no agreed range; save the picture as 8-bit RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

@@ -42,7 +42,7 @@ def read_transforms(root: Path) -> Capture:
     if (root / FILE).is_file():
         content = _load(root / FILE)
         photos = _photos(root, root / FILE, content, notes)
-        listed = _listed(root, content, photos)
+        listed = _listed(root, content)
     else:
         for part, name in SPLIT_FILES.items():
             if (root / name).is_file():
@@ -66,7 +66,7 @@ def _full_name(root: Path, photo: PosedPhoto) -> str:
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or an integer of thousands of digits
         raise DataError(f"{path}: not valid JSON ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -202,7 +202,7 @@ def _lens(frame: dict[str, Any], content: dict[str, Any], where: str) -> Lens:
     )
 
 
-def _listed(root: Path, content: dict[str, Any], photos: list[PosedPhoto]) -> dict[str, tuple[str, ...]]:
+def _listed(root: Path, content: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """The file's own split, as `_full_name`s; the validation list stands in for a missing test list."""
     found: dict[str, tuple[str, ...]] = {}
     for part in ("train", "test", "val"):

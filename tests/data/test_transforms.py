@@ -175,6 +175,13 @@ def test_broken_files(tmp_path, change, message):
         load_scene(str(tmp_path), downscale=1)
 
 
+def test_integers_of_thousands_of_digits(tmp_path):
+    make(tmp_path)
+    (tmp_path / "transforms.json").write_text('{"frames": [' + "9" * 5000 + "]}")
+    with pytest.raises(DataError, match="not valid JSON"):
+        load_scene(str(tmp_path), downscale=1)
+
+
 def test_no_focal_length(tmp_path):
     make(tmp_path, fl_x=None, fl_y=None)
     with pytest.raises(DataError, match="no focal length"):

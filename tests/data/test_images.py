@@ -154,9 +154,7 @@ def grey16():
 
 
 def transparent():
-    return Image.fromarray(
-        np.array([[[200, 100, 50, 255], [200, 100, 50, 0]], [[200, 100, 50, 128]] * 2], np.uint8), "RGBA"
-    )
+    return Image.fromarray(np.array([[[200, 100, 50, 255], [200, 100, 50, 0]], [[200, 100, 50, 128]] * 2], np.uint8))
 
 
 def palette():

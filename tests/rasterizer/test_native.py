@@ -57,7 +57,7 @@ def test_a_library_built_from_other_sources_is_refused(tmp_path):
     built = source_hash(csrc)
     native.check_sources(built, csrc)
     (csrc / "a.cpp").write_text("int y;")
-    with pytest.raises(NativeUnavailableError, match="other sources.*pip install"):
+    with pytest.raises(NativeUnavailableError, match=r"other sources.*pip install"):
         native.check_sources(built, csrc)
     native.check_sources("anything", tmp_path / "no checkout")
 

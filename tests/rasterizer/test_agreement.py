@@ -175,3 +175,26 @@ def test_long_lists_of_opaque_gaussians():
     view = make_view(50, 400, 40, 24, size=0.12)
     view = changed(view, opacity_logits=view.gaussians.opacity_logits + 2)
     check_agreement(view)
+
+
+def test_reference_backend_is_the_reference():
+    gaussians, camera, background, offset = make_view(20, COUNT, 16, 16)
+    alive = jnp.arange(COUNT) % 2 == 0
+
+    @functools.partial(quick_jit, static_argnums=0)
+    def both(sh_degree):
+        chosen = render(
+            gaussians,
+            camera,
+            alive=alive,
+            background=background,
+            sh_degree=sh_degree,
+            mean2d_offset=offset,
+            footprint="3sigma",
+            backend="reference",
+        )
+        return chosen, render_reference(gaussians, camera, alive, background, sh_degree, offset, "3sigma")
+
+    chosen, expected = both(1)
+    jax.tree.map(np.testing.assert_array_equal, chosen, expected)
+    assert expected.radii.any()

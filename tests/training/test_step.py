@@ -91,14 +91,15 @@ def test_one_step_moves_everything_by_its_learning_rate_and_leaves_dead_slots(to
     assert int(new.step) == 1
 
 
-def test_steps_of_a_batch_of_seeds_equal_single_runs(toy):
-    batch = jax.tree.map(lambda *a: jnp.stack(a), *toy.states)
-    together, info = jax.jit(jax.vmap(run_steps, in_axes=(None, None, 0, None)), static_argnums=0)(
-        CONFIG, toy.views, batch, 5
+def test_steps_of_a_batch_of_seeds_and_scenes_equal_single_runs(toy):
+    scenes = [toy.views, toy.views._replace(extent=jnp.float32(3.0))]
+    batch, batch_views = (jax.tree.map(lambda *a: jnp.stack(a), *both) for both in (toy.states, scenes))
+    together, info = jax.jit(jax.vmap(run_steps, in_axes=(None, 0, 0, None)), static_argnums=0)(
+        CONFIG, batch_views, batch, 5
     )
     losses = []
     for i, state in enumerate(toy.states):
-        single, single_info = run(CONFIG, toy.views, state, 5)
+        single, single_info = run(CONFIG, scenes[i], state, 5)
         np.testing.assert_allclose(info.loss[i], single_info.loss, rtol=1e-4)
         for name in single.gaussians._fields:
             np.testing.assert_allclose(

@@ -1,21 +1,16 @@
-"""Settings of a run: one frozen dataclass, its presets, the command line made from it and its JSON form.
+"""The settings of a run as one frozen dataclass, and its presets.
 
-Nothing else in the package reads the command line. A field's docstring is the command's help, so it states the unit
-and the section of the method it belongs to. The groups are nested, the names on the command line are flat
-(``--ssim-weight``, not ``--optimization.ssim-weight``), so a field name occurs in one group only.
+A field's docstring is the command's help, so it states the unit and the section of the method it belongs to. The groups
+are nested, the names on the command line are flat (``--ssim-weight``, not ``--optimization.ssim-weight``), so a field
+name occurs in one group only.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
-import tyro
+from typing import Literal
 
 PresetName = Literal["llff", "dtu", "demo"]
 
@@ -230,108 +225,3 @@ PRESETS: dict[str, TrainConfig] = {
         density=DensityConfig(opacity_reset_at=0),
     ),
 }
-
-
-def preset_for_scene(scene: str) -> PresetName:
-    """Name of the preset that suits a scene of this name or path."""
-    if scene == "demo":
-        return "demo"
-    return "dtu" if re.fullmatch(r"scan_?\d+", Path(scene).name) else "llff"
-
-
-def parse_command_line(arguments: Sequence[str] | None = None) -> TrainConfig:
-    """The settings that a command line asks for: preset, then flags.
-
-    With ``--resume`` the settings in the run folder take the preset's place, so that nothing but the name need be
-    repeated; `check_resumable` then refuses changes.
-
-    Raises:
-      ConfigError: no scene, or a run to resume whose settings cannot be read.
-      SystemExit: an unknown flag, a value of the wrong type or out of range, or ``--help`` (the parser prints it).
-    """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--preset", "--scene", "--out", "--name"):
-        early.add_argument(flag, default="")
-    early.add_argument("--resume", action="store_true")
-    known, _ = early.parse_known_args(arguments)
-    default = PRESETS.get(known.preset or preset_for_scene(known.scene), PRESETS["llff"])
-    if known.resume and (known.name or known.scene):
-        output = OutputConfig(name=known.name, out=Path(known.out) if known.out else OutputConfig.out)
-        saved = TrainConfig(data=DataConfig(scene=known.scene), output=output).folder / "config.json"
-        if saved.exists():
-            default = load_config(saved)
-    config = tyro.cli(
-        tyro.conf.OmitArgPrefixes[TrainConfig],
-        args=arguments,
-        default=default,
-        prog="ipsm-jax train",
-        description="Train 3D Gaussians on a few posed photos and write a run folder with pictures, figures and a PLY.",
-    )
-    _require(config.data.scene != "", "say what to train on: --scene demo (built in), --scene NAME or --scene FOLDER")
-    return config
-
-
-def to_json(config: TrainConfig) -> bytes:
-    """The settings as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(config, enc_hook=str), indent=2) + b"\n"
-
-
-def from_json(text: bytes | str, source: str = "config") -> TrainConfig:
-    """Settings from their JSON form; missing fields take their defaults.
-
-    Args:
-      text: JSON as `to_json` writes it.
-      source: where it comes from, for error messages.
-
-    Raises:
-      ConfigError: not JSON, an unknown field, a value of the wrong type or out of range.
-    """
-    try:
-        raw = msgspec.json.decode(text)
-        config = msgspec.convert(raw, TrainConfig, dec_hook=lambda kind, value: kind(value))
-    except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source} does not hold the settings of a run: {error}") from error
-    unknown = sorted(set(_flatten(raw)) - set(_flatten(msgspec.to_builtins(config, enc_hook=str))))
-    if unknown:
-        raise ConfigError(f"{source} has settings that this version does not know: {', '.join(unknown)}")
-    return config
-
-
-def load_config(path: Path) -> TrainConfig:
-    """Read a run's config.json.
-
-    Raises:
-      ConfigError: as `from_json`, or the file cannot be read.
-    """
-    try:
-        return from_json(path.read_bytes(), str(path))
-    except OSError as error:
-        raise ConfigError(f"cannot read the settings of a run from {path}: {error.strerror}") from error
-
-
-def check_resumable(saved: TrainConfig, wanted: TrainConfig) -> None:
-    """Refuse to continue a run with other settings than it was started with; output settings may change.
-
-    Raises:
-      ConfigError: the settings that differ.
-    """
-    before, now = (
-        _flatten(msgspec.to_builtins(dataclasses.replace(c, output=OutputConfig()), enc_hook=str))
-        for c in (saved, wanted)
-    )
-    changed = [f"{key.split('.')[-1]} {before[key]} -> {now[key]}" for key in before if before[key] != now[key]]
-    if changed:
-        raise ConfigError(
-            f"--resume continues a run with the settings it was started with, and these differ: {'; '.join(changed)}. "
-            "Leave them away, or start a new run with another --name"
-        )
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{'a': {'b': 1}} -> {'a.b': 1}."""
-    if not isinstance(tree, dict):
-        return {prefix.removesuffix("."): tree}
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _flatten(value, f"{prefix}{key}.")
-    return leaves

@@ -1,0 +1,34 @@
+"""Settings of a run: the dataclass and its presets, the command line made from it and its JSON form.
+
+Nothing else in the package reads the command line of `train`.
+"""
+
+from ipsm_jax.config.command_line import parse_command_line, preset_for_scene
+from ipsm_jax.config.file import check_resumable, from_json, load_config, to_json
+from ipsm_jax.config.settings import (
+    PRESETS,
+    ConfigError,
+    DataConfig,
+    DensityConfig,
+    InitConfig,
+    OptimizationConfig,
+    OutputConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "PRESETS",
+    "ConfigError",
+    "DataConfig",
+    "DensityConfig",
+    "InitConfig",
+    "OptimizationConfig",
+    "OutputConfig",
+    "TrainConfig",
+    "check_resumable",
+    "from_json",
+    "load_config",
+    "parse_command_line",
+    "preset_for_scene",
+    "to_json",
+]

@@ -1,0 +1,68 @@
+"""From settings to training views and first state."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ipsm_jax.config import ConfigError, DensityConfig, InitConfig, OptimizationConfig, TrainConfig
+from ipsm_jax.data.scene import Scene
+from ipsm_jax.losses.background import zero_background
+from ipsm_jax.scene.camera import Camera, look_at
+from ipsm_jax.training.setup import first_state, training_views
+
+
+@pytest.fixture
+def scene():
+    rng = np.random.default_rng(0)
+    matrices = np.stack([look_at([x, 0, -4], [0, 0, 0]) for x in (-1.0, 0.0, 1.0, 2.0)])
+    cameras = Camera(matrices, np.tile(np.float32([40, 40, 20, 16]), (4, 1)), 40, 32)
+    images = rng.integers(0, 60, (4, 32, 40, 3), dtype=np.uint8)
+    return Scene("made up", Path("nowhere"), cameras, images, ("a", "b", "c", "d"), train=(0, 2, 3), test=(1,))
+
+
+def test_training_views_are_the_training_photos_only(scene):
+    views = training_views(TrainConfig(), scene)
+    np.testing.assert_allclose(views.targets.image, scene.images[[0, 2, 3]] / 255, atol=1e-7)
+    assert views.targets.l1_image is views.targets.image
+    np.testing.assert_array_equal(views.cameras.camera_from_world, scene.cameras.camera_from_world[[0, 2, 3]])
+    assert float(views.extent) == pytest.approx(scene.extent)
+
+
+def test_zeroed_background_is_in_the_target_of_l1_only(scene):
+    config = TrainConfig(optimization=OptimizationConfig(zero_dark_background=True))
+    views = training_views(config, scene)
+    np.testing.assert_allclose(views.targets.image, scene.images[[0, 2, 3]] / 255, atol=1e-7)
+    expected = np.stack([zero_background(scene.images[i]) for i in (0, 2, 3)]) / 255
+    np.testing.assert_allclose(views.targets.l1_image, expected, atol=1e-7)
+    assert not np.array_equal(views.targets.l1_image, views.targets.image)
+
+
+def test_one_training_view_has_no_extent(scene):
+    with pytest.raises(ConfigError, match=r"made up has 1 training view.*Use --views 2 or more"):
+        training_views(TrainConfig(), dataclasses.replace(scene, train=(2,)))
+
+
+@pytest.mark.parametrize(
+    ("capacity", "limit", "expected"), [(16_384, 10**6, 16_384), (512, 10**6, None), (512, 7000, 7000)]
+)
+def test_capacity_leaves_room_for_twice_the_points(scene, capacity, limit, expected):
+    config = TrainConfig(
+        init=InitConfig(init="random"), density=DensityConfig(capacity=capacity, max_gaussians=limit), seed=5
+    )
+    state, report = first_state(config, scene)
+    points = int(state.alive.sum())
+    assert "random" in report
+    assert int(state.step) == 0
+    if expected is None:  # the smallest doubling with room for twice the points
+        assert state.gaussians.capacity // 2 < 2 * points <= state.gaussians.capacity
+        assert state.gaussians.capacity % 512 == 0
+    else:
+        assert state.gaussians.capacity == expected
+
+
+def test_more_points_than_allowed_are_refused(scene):
+    config = TrainConfig(init=InitConfig(init="random"), density=DensityConfig(max_gaussians=100))
+    with pytest.raises(ConfigError, match=r"starting points, more than --max-gaussians 100"):
+        first_state(config, scene)

@@ -136,10 +136,13 @@ IPSM_HD bool project_shape(const CameraParams &c, const float *mean, const float
           s.scale[k] * (s.transform[3 * r] * s.rotation[k] + s.transform[3 * r + 1] * s.rotation[3 + k] +
                         s.transform[3 * r + 2] * s.rotation[6 + k]);
   const float *b = s.footprint;
-  s.cov_xx = b[0] * b[0] + b[1] * b[1] + b[2] * b[2] + kDilation;
+  const float xx = b[0] * b[0] + b[1] * b[1] + b[2] * b[2], yy = b[3] * b[3] + b[4] * b[4] + b[5] * b[5];
+  s.cov_xx = xx + kDilation;
   s.cov_xy = b[0] * b[3] + b[1] * b[4] + b[2] * b[5];
-  s.cov_yy = b[3] * b[3] + b[4] * b[4] + b[5] * b[5] + kDilation;
-  s.det = s.cov_xx * s.cov_yy - s.cov_xy * s.cov_xy;
+  s.cov_yy = yy + kDilation;
+  // xx yy - xy^2 is the squared cross product of B's rows; written so, a needle's determinant does not cancel away.
+  const float c0 = b[1] * b[5] - b[2] * b[4], c1 = b[2] * b[3] - b[0] * b[5], c2 = b[0] * b[4] - b[1] * b[3];
+  s.det = c0 * c0 + c1 * c1 + c2 * c2 + kDilation * (xx + yy) + kDilation * kDilation;
   return s.det > 0 && s.det < 3e38f; // NaN and infinity are refused too
 }
 

@@ -10,10 +10,12 @@ Shapes: n Gaussians, k = 15 harmonics beyond the constant one, h x w pixels, lea
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,9 +77,7 @@ def _import_native() -> Any:
     editable install; the installed package has it in any case.
     """
     try:
-        from ipsm_jax import _native
-
-        return _native
+        return importlib.import_module("ipsm_jax._native")
     except ImportError as e:
         failure = e
     endings = tuple(importlib.machinery.EXTENSION_SUFFIXES)
@@ -141,7 +141,7 @@ def _tile_count(spec: _Spec, tile_size: int) -> int:
     return -(-spec.width // tile_size) * -(-spec.height // tile_size)
 
 
-def _forward_call(spec: _Spec, operands: tuple[Any, ...]) -> list[jax.Array]:
+def _forward_call(spec: _Spec, operands: tuple[Any, ...]) -> Sequence[jax.Array]:
     """(color, depth, alpha, radii, splats, slot_start, tile_start, tile_processed, pair_splat, pair_slot)."""
     native = load_library()
     n, tiles = operands[0].shape[0], _tile_count(spec, native.tile_size)

@@ -1,6 +1,7 @@
 """ipsm_jax: sparse-view 3D Gaussian splatting in JAX.
 
-The library is a set of pure functions on pytrees; the commands (`python -m ipsm_jax.train`, ...) are thin layers on top.
+The library is a set of pure functions on pytrees; the commands (`python -m ipsm_jax.train`, ...) are thin layers on
+top. METHOD, in docstrings, is METHOD.md in this folder.
 
 Conventions, everywhere in the package:
 

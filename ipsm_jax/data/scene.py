@@ -49,10 +49,12 @@ class Scene:
 
     @property
     def width(self) -> int:
+        """Width of all images in pixels."""
         return self.cameras.width
 
     @property
     def height(self) -> int:
+        """Height of all images in pixels."""
         return self.cameras.height
 
     @property

@@ -62,13 +62,13 @@ def test_events_come_at_their_iterations(toy):
     assert diary.events == [
         ("densified", 20),
         ("saved", 25),
-        ("densified", 30),
         ("evaluated", 30),
+        ("densified", 30),
         ("densified", 40),
         ("densified", 50),
         ("saved", 50),
-        ("saved", 60),
         ("evaluated", 60),
+        ("saved", 60),
     ]
     assert int(state.step) == 60
     assert 64 < int(state.alive.sum()) == diary.gaussians <= 128

@@ -26,7 +26,8 @@ if ON_X86:
 SOURCES = [
     *(CSRC / "rasterizer/cpu" / name for name in ("binning.cpp", "rasterizer.cpp", "select.cpp", "workspace.cpp")),
     *(CSRC / "rasterizer/cpu" / name for name in KERNEL_FLAGS),
-    *(CSRC / "binding" / name for name in ("cpu_handlers.cpp", "module.cpp")),
+    *(CSRC / "binding" / name for name in ("cpu_handlers.cpp", "module.cpp", "neighbor_handlers.cpp")),
+    CSRC / "neighbors/nearest.cpp",
 ]
 
 

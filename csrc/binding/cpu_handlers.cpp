@@ -1,66 +1,11 @@
 // XLA FFI handlers around the CPU rasterizer: they check shapes, walk the batch and translate errors. No maths here.
 #include "cpu_handlers.h"
 
-#include <exception>
-#include <utility>
-
 #include "../rasterizer/cpu/rasterizer.h"
-#include "batch.h"
+#include "operands.h"
 
 namespace ipsm::binding {
 namespace {
-
-// XLA's intra-op thread pool.
-class XlaExecutor : public cpu::Executor {
-public:
-  explicit XlaExecutor(ffi::ThreadPool &pool) : pool_(pool), threads_(static_cast<int>(pool.num_threads())) {}
-  int threads() const override { return threads_ > 1 ? threads_ : 1; }
-  void spawn(std::function<void()> task) override { pool_.Schedule(std::move(task)); }
-
-private:
-  ffi::ThreadPool &pool_;
-  int threads_;
-};
-
-// Operands by position, with their element type checked by XLA's own accessor.
-class Operands {
-public:
-  Operands(ffi::RemainingArgs args, BatchShape &shape) : args_(args), shape_(shape) {}
-  template <ffi::DataType kType> auto next(const char *name, std::initializer_list<int64_t> core) {
-    auto buffer = args_.get<ffi::Buffer<kType>>(position_++);
-    if (!buffer.has_value()) throw std::invalid_argument(std::string(name) + ": " + buffer.error().message());
-    return shape_.add(name, const_cast<const ffi::NativeType<kType> *>(buffer->typed_data()), buffer->dimensions(),
-                      core);
-  }
-  int64_t size_of(size_t position, size_t axis_from_end) const {
-    auto buffer = args_.get<ffi::AnyBuffer>(position);
-    if (!buffer.has_value()) throw std::invalid_argument(buffer.error().message());
-    const auto dims = buffer->dimensions();
-    if (dims.size() < axis_from_end)
-      throw std::invalid_argument("operand " + std::to_string(position) + " has too few axes");
-    return dims[dims.size() - axis_from_end];
-  }
-
-private:
-  ffi::RemainingArgs args_;
-  BatchShape &shape_;
-  size_t position_ = 0;
-};
-
-class Results {
-public:
-  Results(ffi::RemainingRets rets, BatchShape &shape) : rets_(rets), shape_(shape) {}
-  template <ffi::DataType kType> auto next(const char *name, std::initializer_list<int64_t> core) {
-    auto buffer = rets_.get<ffi::Buffer<kType>>(position_++);
-    if (!buffer.has_value()) throw std::invalid_argument(std::string(name) + ": " + buffer.error().message());
-    return shape_.add(name, (*buffer)->typed_data(), (*buffer)->dimensions(), core);
-  }
-
-private:
-  ffi::RemainingRets rets_;
-  BatchShape &shape_;
-  size_t position_ = 0;
-};
 
 struct Attributes {
   int width, height;
@@ -120,22 +65,14 @@ struct SceneOperands {
 template <typename From> Splat *as_splats(From *data) { return reinterpret_cast<Splat *>(const_cast<float *>(data)); }
 
 ffi::Error checked(const Attributes &a, const std::function<void()> &work) {
-  try {
+  return translate_errors("ipsm_jax rasterizer", [&] {
     if (a.width <= 0 || a.height <= 0 || a.width > 1 << 20 || a.height > 1 << 20)
       throw std::invalid_argument("image size " + std::to_string(a.width) + " x " + std::to_string(a.height) +
                                   " is not between 1 and 2^20");
     if (a.footprint != Footprint::kExact && a.footprint != Footprint::kThreeSigma)
       throw std::invalid_argument("unknown footprint " + std::to_string(static_cast<int64_t>(a.footprint)));
     work();
-    return ffi::Error::Success();
-  } catch (const std::invalid_argument &e) {
-    return ffi::Error::InvalidArgument(std::string("ipsm_jax rasterizer: ") + e.what());
-  } catch (const std::bad_alloc &) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
-                      "ipsm_jax rasterizer: out of memory for the (Gaussian, tile) lists");
-  } catch (const std::exception &e) {
-    return ffi::Error::Internal(std::string("ipsm_jax rasterizer: ") + e.what());
-  }
+  });
 }
 
 // Operands: the scene. Results: color (H, W, 3), depth (H, W), alpha (H, W), radii (N,), then the residuals: splats (N,

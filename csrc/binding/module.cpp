@@ -28,6 +28,7 @@ PYBIND11_MODULE(_native, m) {
         py::dict handlers;
         handlers["ipsm_rasterize_forward"] = capsule(reinterpret_cast<void *>(ipsm_rasterize_forward_cpu));
         handlers["ipsm_rasterize_backward"] = capsule(reinterpret_cast<void *>(ipsm_rasterize_backward_cpu));
+        handlers["ipsm_nearest_neighbors"] = capsule(reinterpret_cast<void *>(ipsm_nearest_neighbors_cpu));
         return handlers;
       },
       "XLA FFI handlers for the CPU, by target name.");

@@ -1,0 +1,81 @@
+// What all handlers share: XLA's threads as an Executor, operands and results with checked types and shapes, errors.
+#pragma once
+
+#include <exception>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "../rasterizer/cpu/executor.h"
+#include "batch.h"
+
+namespace ipsm::binding {
+
+// XLA's intra-op thread pool.
+class XlaExecutor : public cpu::Executor {
+public:
+  explicit XlaExecutor(ffi::ThreadPool &pool) : pool_(pool), threads_(static_cast<int>(pool.num_threads())) {}
+  int threads() const override { return threads_ > 1 ? threads_ : 1; }
+  void spawn(std::function<void()> task) override { pool_.Schedule(std::move(task)); }
+
+private:
+  ffi::ThreadPool &pool_;
+  int threads_;
+};
+
+// Operands by position, with their element type checked by XLA's own accessor.
+class Operands {
+public:
+  Operands(ffi::RemainingArgs args, BatchShape &shape) : args_(args), shape_(shape) {}
+  template <ffi::DataType kType> auto next(const char *name, std::initializer_list<int64_t> core) {
+    auto buffer = args_.get<ffi::Buffer<kType>>(position_++);
+    if (!buffer.has_value()) throw std::invalid_argument(std::string(name) + ": " + buffer.error().message());
+    return shape_.add(name, const_cast<const ffi::NativeType<kType> *>(buffer->typed_data()), buffer->dimensions(),
+                      core);
+  }
+  int64_t size_of(size_t position, size_t axis_from_end) const {
+    auto buffer = args_.get<ffi::AnyBuffer>(position);
+    if (!buffer.has_value()) throw std::invalid_argument(buffer.error().message());
+    const auto dims = buffer->dimensions();
+    if (dims.size() < axis_from_end)
+      throw std::invalid_argument("operand " + std::to_string(position) + " has too few axes");
+    return dims[dims.size() - axis_from_end];
+  }
+
+private:
+  ffi::RemainingArgs args_;
+  BatchShape &shape_;
+  size_t position_ = 0;
+};
+
+class Results {
+public:
+  Results(ffi::RemainingRets rets, BatchShape &shape) : rets_(rets), shape_(shape) {}
+  template <ffi::DataType kType> auto next(const char *name, std::initializer_list<int64_t> core) {
+    auto buffer = rets_.get<ffi::Buffer<kType>>(position_++);
+    if (!buffer.has_value()) throw std::invalid_argument(std::string(name) + ": " + buffer.error().message());
+    return shape_.add(name, (*buffer)->typed_data(), (*buffer)->dimensions(), core);
+  }
+
+private:
+  ffi::RemainingRets rets_;
+  BatchShape &shape_;
+  size_t position_ = 0;
+};
+
+// Runs `work` and turns its exceptions into XLA's errors, which start with `who`.
+template <typename Work> ffi::Error translate_errors(const char *who, const Work &work) {
+  try {
+    work();
+    return ffi::Error::Success();
+  } catch (const std::invalid_argument &e) {
+    return ffi::Error::InvalidArgument(std::string(who) + ": " + e.what());
+  } catch (const std::bad_alloc &) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string(who) + ": out of memory for working lists");
+  } catch (const std::exception &e) {
+    return ffi::Error::Internal(std::string(who) + ": " + e.what());
+  }
+}
+
+} // namespace ipsm::binding

@@ -137,7 +137,7 @@ class DensityConfig:
     """Slots for Gaussians at the start (more if there are many starting points); doubled when they run out."""
     max_gaussians: int = 100_000
     """Upper limit of the number of Gaussians; the log says how many more density control had asked for. From a sparse
-    start, unpooling alone would ask for several times the default, which only costs time; dense starts may want more."""
+    start unpooling alone would ask for several times the default, at no gain; dense starts may want more."""
 
     def __post_init__(self) -> None:
         for name in ("density_interval", "density_from", "prune_interval", "capacity"):

@@ -47,6 +47,7 @@ class Recorder:
         self._started = time.perf_counter() - (earlier[-1] if earlier else 0.0)
         self._sums = {"count": 0.0, "loss": 0.0, "psnr": 0.0}
         self._density: Counter[str] = Counter()
+        self._refused = False
 
     def advanced(self, iteration: int, count: int, loss: float, psnr: float, gaussians: int) -> None:
         """Show the figures, and write them down every `log_every` iterations."""
@@ -64,12 +65,14 @@ class Recorder:
             self._density = Counter()
 
     def densified(self, iteration: int, info: DensityInfo, capacity: int) -> None:
-        """Add the counts to the next line of the log, and say so when Gaussians were refused."""
+        """Add the counts to the next line of the log, and say so when Gaussians are refused for the first time."""
         counts = {name: int(value) for name, value in info._asdict().items() if name != "alive"}
         self._density.update(counts)
-        if counts["refused"]:
+        if counts["refused"] and not self._refused:
+            self._refused = True
             self._display.say(
-                f"iteration {iteration}: --max-gaussians {capacity} reached, {counts['refused']} more were asked for"
+                f"iteration {iteration}: --max-gaussians {capacity} reached, {counts['refused']} more were asked for; "
+                f"from now on the most urgent ones get the slots that become free ({LOG} has the counts)"
             )
 
     def save(self, state: TrainState) -> None:

@@ -3,8 +3,8 @@
     python experiments/base.py --scenes fern fountain-P11 --data-root data [--inits triangulated random] [--seeds 3]
 
 Runs `python -m ipsm_jax.train` once per scene, start and seed, each in a process of its own; a run that is finished is
-not done again and one that was interrupted goes on. Writes <out>/base.json first, then prints a Markdown table made from
-it. Further options after `--` go to every training, for example `-- --iterations 2000`.
+not done again and one that was interrupted goes on. Writes <out>/base.json first, then prints a Markdown table made
+from it. Further options after `--` go to every training, for example `-- --iterations 2000`.
 """
 
 from __future__ import annotations

@@ -61,8 +61,9 @@ struct SceneOperands {
   }
 };
 
-// Splats travel as rows of floats and are never written through this pointer in the backward pass.
+// Splats travel as rows of floats and pairs as rows of integers; the backward pass never writes through these pointers.
 template <typename From> Splat *as_splats(From *data) { return reinterpret_cast<Splat *>(const_cast<float *>(data)); }
+template <typename From> Pair *as_pairs(From *data) { return reinterpret_cast<Pair *>(const_cast<int32_t *>(data)); }
 
 ffi::Error checked(const Attributes &a, const std::function<void()> &work) {
   return translate_errors("ipsm_jax rasterizer", [&] {
@@ -76,8 +77,7 @@ ffi::Error checked(const Attributes &a, const std::function<void()> &work) {
 }
 
 // Operands: the scene. Results: color (H, W, 3), depth (H, W), alpha (H, W), radii (N,), then the residuals: splats (N,
-// 16), slot_start (N + 1,), tile_start (tiles + 1,), tile_processed (tiles,), pair_splat (capacity,), pair_slot
-// (capacity,).
+// 16), slot_start (N + 1,), tile_start (tiles + 1,), tile_processed (tiles,), pairs (capacity, 2).
 ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t width,
                    int64_t height, int64_t footprint, int64_t pair_capacity) {
   const Attributes a{static_cast<int>(width), static_cast<int>(height), static_cast<Footprint>(footprint),
@@ -96,13 +96,12 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
     const auto slot_start = out.next<ffi::S32>("slot_start", {n + 1});
     const auto tile_start = out.next<ffi::S32>("tile_start", {tiles + 1});
     const auto tile_processed = out.next<ffi::S32>("tile_processed", {tiles});
-    const auto pair_splat = out.next<ffi::S32>("pair_splat", {pair_capacity});
-    const auto pair_slot = out.next<ffi::S32>("pair_slot", {pair_capacity});
+    const auto pairs = out.next<ffi::S32>("pairs", {pair_capacity, 2});
     XlaExecutor executor(pool);
     shape.for_each([&](const std::vector<int64_t> &i) {
       cpu::forward(scene.view(i, a), scene.gaussians(i), n, {color.at(i), depth.at(i), alpha.at(i)}, radii.at(i),
-                   {as_splats(splats.at(i)), slot_start.at(i), tile_start.at(i), tile_processed.at(i), pair_splat.at(i),
-                    pair_slot.at(i), pair_capacity},
+                   {as_splats(splats.at(i)), slot_start.at(i), tile_start.at(i), tile_processed.at(i),
+                    as_pairs(pairs.at(i)), pair_capacity},
                    executor);
     });
   });
@@ -127,8 +126,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
     const auto slot_start = in.next<ffi::S32>("slot_start", {n + 1});
     const auto tile_start = in.next<ffi::S32>("tile_start", {tiles + 1});
     const auto tile_processed = in.next<ffi::S32>("tile_processed", {tiles});
-    const auto pair_splat = in.next<ffi::S32>("pair_splat", {pair_capacity});
-    const auto pair_slot = in.next<ffi::S32>("pair_slot", {pair_capacity});
+    const auto pairs = in.next<ffi::S32>("pairs", {pair_capacity, 2});
     const auto d_color = in.next<ffi::F32>("d_color", {height, width, 3});
     const auto d_depth = in.next<ffi::F32>("d_depth", {height, width});
     const auto d_alpha = in.next<ffi::F32>("d_alpha", {height, width});
@@ -150,7 +148,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
       cpu::backward(scene.view(i, a), scene.gaussians(i), n, {color.at(i), depth.at(i), alpha.at(i)},
                     {d_color.at(i), d_depth.at(i), d_alpha.at(i)},
                     {as_splats(splats.at(i)), writable(slot_start), writable(tile_start), writable(tile_processed),
-                     writable(pair_splat), writable(pair_slot), pair_capacity},
+                     as_pairs(pairs.at(i)), pair_capacity},
                     {d_means.at(i), d_log_scales.at(i), d_quaternions.at(i), d_opacity_logits.at(i), d_sh_dc.at(i),
                      d_sh_rest.at(i), d_offset.at(i)},
                     camera, d_background.at(i), executor);

@@ -33,6 +33,11 @@ struct Splat {
 static_assert(sizeof(Splat) == 64, "a splat is one cache line");
 constexpr int kSplatFloats = sizeof(Splat) / 4;
 
+// One entry of a tile's list: which Gaussian, and in which slot its gradient from this tile goes.
+struct Pair {
+  int32_t splat, slot;
+};
+
 // Gradient of one (Gaussian, tile) pair: sums over the tile's pixels of h = dL/d(exponent) times powers of t and dy,
 // then the colour and depth gradients. What they mean for covariance and mean is worked out once per Gaussian.
 enum PairGradient { kH, kHt, kHtt, kHy, kHty, kHyy, kRed, kGreen, kBlue, kDepth, kPairGradientSize = 12 };

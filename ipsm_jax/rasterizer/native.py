@@ -142,7 +142,7 @@ def _tile_count(spec: _Spec, tile_size: int) -> int:
 
 
 def _forward_call(spec: _Spec, operands: tuple[Any, ...]) -> Sequence[jax.Array]:
-    """(color, depth, alpha, radii, splats, slot_start, tile_start, tile_processed, pair_splat, pair_slot)."""
+    """(color, depth, alpha, radii, splats, slot_start, tile_start, tile_processed, pairs)."""
     native = load_library()
     n, tiles = operands[0].shape[0], _tile_count(spec, native.tile_size)
     image, f32, i32 = (spec.height, spec.width), jnp.float32, jnp.int32
@@ -157,8 +157,7 @@ def _forward_call(spec: _Spec, operands: tuple[Any, ...]) -> Sequence[jax.Array]
             ((n + 1,), i32),
             ((tiles + 1,), i32),
             ((tiles,), i32),
-            ((spec.pair_capacity,), i32),
-            ((spec.pair_capacity,), i32),
+            ((spec.pair_capacity, 2), i32),
         ]
     ]
     return jax.ffi.ffi_call(FORWARD, results, vmap_method="expand_dims")(*operands, **spec.attributes())

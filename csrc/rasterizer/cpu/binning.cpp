@@ -35,8 +35,8 @@ int radix_sort(uint32_t *keys[2], uint32_t *values[2], size_t count) {
 
 } // namespace
 
-PairLists project_and_sort(const Kernels &kernels, const View &view, const GaussianInputs &gaussians, int64_t count,
-                           int32_t *radii, const Residuals &residuals, Workspace &work, Executor &executor) {
+const Pair *project_and_sort(const Kernels &kernels, const View &view, const GaussianInputs &gaussians, int64_t count,
+                             int32_t *radii, const Residuals &residuals, Workspace &work, Executor &executor) {
   const int64_t chunks = chunk_count(count), tiles = tile_count(view.width, view.height);
   uint32_t *tile_counts = work.tile_count.reserve(count);
   while (work.tiles.size() < static_cast<size_t>(chunks)) work.tiles.push_back(std::make_unique<OwnedTileList>());
@@ -62,8 +62,7 @@ PairLists project_and_sort(const Kernels &kernels, const View &view, const Gauss
   residuals.slot_start[count] = static_cast<int32_t>(pairs);
   const uint32_t *sorted = order[radix_sort(keys, order, visible)];
 
-  PairLists lists = {residuals.pair_splat, residuals.pair_slot};
-  if (pairs > residuals.capacity) lists = {work.pair_splat.reserve(pairs), work.pair_slot.reserve(pairs)};
+  Pair *sorted_pairs = pairs > residuals.capacity ? work.pairs.reserve(pairs) : residuals.pairs;
 
   // Counting sort by tile. The depth order is cut into slices; slice after slice owns a run within each tile's list, so
   // the outcome is the same for any number of slices.
@@ -93,13 +92,12 @@ PairLists project_and_sort(const Kernels &kernels, const View &view, const Gauss
     for (size_t k = slice_bound(slice); k < slice_bound(slice + 1); k++) {
       const uint32_t splat = sorted[k], *ids = tiles_of(splat);
       for (uint32_t j = 0; j < tile_counts[splat]; j++) {
-        const uint32_t at = next[ids[j]]++;
-        lists.pair_splat[at] = static_cast<int32_t>(splat);
-        lists.pair_slot[at] = residuals.slot_start[splat] + static_cast<int32_t>(j);
+        sorted_pairs[next[ids[j]]++] = {static_cast<int32_t>(splat),
+                                        residuals.slot_start[splat] + static_cast<int32_t>(j)};
       }
     }
   });
-  return lists;
+  return sorted_pairs;
 }
 
 } // namespace ipsm::cpu

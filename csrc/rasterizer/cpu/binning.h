@@ -12,13 +12,9 @@ constexpr int64_t kChunk =
 
 inline int64_t chunk_count(int64_t gaussians) { return (gaussians + kChunk - 1) / kChunk; }
 
-struct PairLists {
-  int32_t *pair_splat, *pair_slot;
-};
-
-// Projects all Gaussians and fills splats, slot_start, tile_start, radii and the pair lists, which lie in the residuals
-// when they fit and in the workspace when they do not.
-PairLists project_and_sort(const Kernels &kernels, const View &view, const GaussianInputs &gaussians, int64_t count,
-                           int32_t *radii, const Residuals &residuals, Workspace &work, Executor &executor);
+// Projects all Gaussians and fills splats, slot_start, tile_start, radii and the pairs. These are returned: they lie in
+// the residuals when they fit and in the workspace when they do not.
+const Pair *project_and_sort(const Kernels &kernels, const View &view, const GaussianInputs &gaussians, int64_t count,
+                             int32_t *radii, const Residuals &residuals, Workspace &work, Executor &executor);
 
 } // namespace ipsm::cpu

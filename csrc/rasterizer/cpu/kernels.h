@@ -44,7 +44,7 @@ struct TileList {
 struct TileImage {
   int tile_x, tile_y;
   const Splat *splats;
-  const int32_t *pair_splat; // this tile's splats, front to back
+  const Pair *pairs; // this tile's, front to back
   int count;
 };
 
@@ -57,15 +57,16 @@ struct Kernels {
   // Blends one tile into (H, W, 3), (H, W), (H, W); returns how many of its splats were looked at before all pixels
   // stopped.
   int (*blend)(const View &, const TileImage &, float *color, float *depth, float *alpha);
-  // Gradient of the first `processed` splats of one tile, written to sums[pair_slot[k] * kPairGradientSize]; the rest
-  // are zeroed. Images come first, their gradients (d_*) after.
-  void (*blend_backward)(const View &, const TileImage &, int processed, const int32_t *pair_slot, const float *color,
-                         const float *depth, const float *alpha, const float *d_color, const float *d_depth,
-                         const float *d_alpha, float *sums);
-  // Gradient of Gaussians [begin, end) from the sums of their pairs, which lie in slots [slot_start[i], slot_start[i +
-  // 1]).
+  // Gradient of the first `processed` splats of one tile: each goes to its slot of `sums`, kPairGradientSize floats,
+  // and sets `written` there. Images come first, their gradients (d_*) after.
+  void (*blend_backward)(const View &, const TileImage &, int processed, const float *color, const float *depth,
+                         const float *alpha, const float *d_color, const float *d_depth, const float *d_alpha,
+                         float *sums, uint8_t *written);
+  // Gradient of Gaussians [begin, end) from the sums of their pairs, as far as these were written; slots of Gaussian i
+  // begin at slot_start[i] and end at slot_start[i + 1].
   void (*project_backward)(const View &, const GaussianInputs &, int64_t begin, int64_t end, const Splat *,
-                           const int32_t *slot_start, const float *sums, const GaussianGradients &, CameraGradient &);
+                           const int32_t *slot_start, const float *sums, const uint8_t *written,
+                           const GaussianGradients &, CameraGradient &);
 };
 
 extern const Kernels kKernelsBaseline;

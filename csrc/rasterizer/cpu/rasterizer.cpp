@@ -1,5 +1,7 @@
 #include "rasterizer.h"
 
+#include <cstring>
+
 #include "binning.h"
 
 namespace ipsm::cpu {
@@ -11,15 +13,15 @@ int tiles_across(int pixels) { return (pixels + kTileSize - 1) / kTileSize; }
 
 // Calls work(tile, TileImage) for every tile, in parallel.
 template <typename Work>
-void for_each_tile(const View &view, const Splat *splats, const Residuals &residuals, const PairLists &lists,
+void for_each_tile(const View &view, const Splat *splats, const Residuals &residuals, const Pair *pairs,
                    Executor &executor, const Work &work) {
   const int across = tiles_across(view.width);
   const int64_t tiles = tile_count(view.width, view.height);
   executor.for_each((tiles + kTilesPerTask - 1) / kTilesPerTask, [&](int64_t task) {
     for (int64_t tile = task * kTilesPerTask; tile < tiles && tile < (task + 1) * kTilesPerTask; tile++) {
       const int32_t start = residuals.tile_start[tile];
-      work(tile, TileImage{static_cast<int>(tile % across), static_cast<int>(tile / across), splats,
-                           lists.pair_splat + start, residuals.tile_start[tile + 1] - start});
+      work(tile, TileImage{static_cast<int>(tile % across), static_cast<int>(tile / across), splats, pairs + start,
+                           residuals.tile_start[tile + 1] - start});
     }
   });
 }
@@ -32,8 +34,8 @@ void forward(const View &view, const GaussianInputs &gaussians, int64_t count, c
              const Residuals &residuals, Executor &executor) {
   const Kernels &kernels = select_kernels();
   BorrowedWorkspace work;
-  const PairLists lists = project_and_sort(kernels, view, gaussians, count, radii, residuals, *work, executor);
-  for_each_tile(view, residuals.splats, residuals, lists, executor, [&](int64_t tile, const TileImage &image) {
+  const Pair *pairs = project_and_sort(kernels, view, gaussians, count, radii, residuals, *work, executor);
+  for_each_tile(view, residuals.splats, residuals, pairs, executor, [&](int64_t tile, const TileImage &image) {
     residuals.tile_processed[tile] = kernels.blend(view, image, images.color, images.depth, images.alpha);
   });
 }
@@ -43,22 +45,24 @@ void backward(const View &view, const GaussianInputs &gaussians, int64_t count, 
               CameraGradient &d_camera, float *d_background, Executor &executor) {
   const Kernels &kernels = select_kernels();
   BorrowedWorkspace work;
-  const int64_t pairs = residuals.slot_start[count];
-  PairLists lists = {residuals.pair_splat, residuals.pair_slot};
-  if (pairs > residuals.capacity) {
+  const int64_t pair_count = residuals.slot_start[count];
+  const Pair *pairs = residuals.pairs;
+  if (pair_count > residuals.capacity) {
     // Same input, same order: only the lists are new. The rest goes where nobody looks, because residuals are read-only
     // here.
     Residuals again = residuals;
     again.splats = work->splats.reserve(count);
     again.slot_start = work->slot_start.reserve(count + 1);
     again.tile_start = work->tile_start.reserve(tile_count(view.width, view.height) + 1);
-    lists = project_and_sort(kernels, view, gaussians, count, work->radii.reserve(count), again, *work, executor);
+    pairs = project_and_sort(kernels, view, gaussians, count, work->radii.reserve(count), again, *work, executor);
   }
-  float *sums = work->sums.reserve(pairs * kPairGradientSize);
-  for_each_tile(view, residuals.splats, residuals, lists, executor, [&](int64_t tile, const TileImage &image) {
-    kernels.blend_backward(view, image, residuals.tile_processed[tile], lists.pair_slot + residuals.tile_start[tile],
-                           images.color, images.depth, images.alpha, d_images.color, d_images.depth, d_images.alpha,
-                           sums);
+  float *sums = work->sums.reserve(pair_count * kPairGradientSize);
+  // Most pairs of a trained scene lie behind what stops their tile: their sums are neither written nor read.
+  uint8_t *written = work->written.reserve(pair_count);
+  std::memset(written, 0, pair_count);
+  for_each_tile(view, residuals.splats, residuals, pairs, executor, [&](int64_t tile, const TileImage &image) {
+    kernels.blend_backward(view, image, residuals.tile_processed[tile], images.color, images.depth, images.alpha,
+                           d_images.color, d_images.depth, d_images.alpha, sums, written);
   });
 
   const int64_t chunks = chunk_count(count);
@@ -66,8 +70,8 @@ void backward(const View &view, const GaussianInputs &gaussians, int64_t count, 
   executor.for_each(chunks, [&](int64_t chunk) {
     const int64_t begin = chunk * kChunk, end = begin + kChunk < count ? begin + kChunk : count;
     partial[chunk] = {};
-    kernels.project_backward(view, gaussians, begin, end, residuals.splats, residuals.slot_start, sums, d_gaussians,
-                             partial[chunk]);
+    kernels.project_backward(view, gaussians, begin, end, residuals.splats, residuals.slot_start, sums, written,
+                             d_gaussians, partial[chunk]);
   });
   d_camera = {};
   for (int64_t chunk = 0; chunk < chunks; chunk++) {

@@ -23,8 +23,7 @@ struct Residuals {
   int32_t *slot_start;     // (N + 1,) first pair slot of each Gaussian; the last entry is the number of pairs
   int32_t *tile_start;     // (tiles + 1,) first pair of each tile
   int32_t *tile_processed; // (tiles,) pairs looked at before all pixels of the tile had stopped
-  int32_t *pair_splat;     // (capacity,) by tile, front to back
-  int32_t *pair_slot;      // (capacity,) where this pair's gradient goes
+  Pair *pairs;             // (capacity,) by tile, front to back
   int64_t capacity;
 };
 

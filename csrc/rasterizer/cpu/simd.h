@@ -158,6 +158,23 @@ static inline RowF exp2(RowF x) {
   return r;
 }
 
+// 1 / a to float precision: an estimate and one Newton step where the machine has one, a division elsewhere.
+static inline RowF reciprocal(RowF a) {
+  RowF r;
+  IPSM_EACH {
+#if defined(__AVX512F__)
+    const VecF estimate = (VecF)_mm512_maskz_rcp14_ps(0xffff, (__m512)a.v[k]);
+    r.v[k] = estimate * (2.0f - a.v[k] * estimate);
+#elif defined(__AVX2__)
+    const VecF estimate = (VecF)_mm256_rcp_ps((__m256)a.v[k]);
+    r.v[k] = estimate * (2.0f - a.v[k] * estimate);
+#else
+    r.v[k] = 1.0f / a.v[k];
+#endif
+  }
+  return r;
+}
+
 static inline RowF load(const float *p) {
   RowF r;
   __builtin_memcpy(&r, p, sizeof r);

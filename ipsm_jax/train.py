@@ -36,7 +36,7 @@ from ipsm_jax.training.loop import Interrupted, TrainingError, train
 from ipsm_jax.training.progress import ProgressDisplay
 from ipsm_jax.training.recorder import Recorder, read_log, truncate_log
 from ipsm_jax.training.score import score_test_views
-from ipsm_jax.training.setup import first_state, load_scene_from_config, training_views
+from ipsm_jax.training.setup import first_state, gaussian_limit, load_scene_from_config, training_views
 from ipsm_jax.training.state import TrainState
 
 
@@ -82,6 +82,9 @@ def run(config: TrainConfig) -> Path:
     _say(console, describe_scene(scene))
     if config.output.eval_every and not scene.test:
         raise ConfigError(f"scene {scene.name} has no test views to measure: leave --eval-every away")
+    # The limit that the scene implies becomes a setting like any other: it is saved, and the same when resuming.
+    density = dataclasses.replace(config.density, max_gaussians=gaussian_limit(config, scene))
+    config = dataclasses.replace(config, density=density)
     views = training_views(config, scene)
     if resume:
         _, state = load_run(folder)

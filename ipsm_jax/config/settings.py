@@ -135,9 +135,10 @@ class DensityConfig:
     """Opacities above this are set to this by a reset."""
     capacity: int = 16_384
     """Slots for Gaussians at the start (more if there are many starting points); doubled when they run out."""
-    max_gaussians: int = 100_000
-    """Upper limit of the number of Gaussians; the log says how many more density control had asked for. From a sparse
-    start unpooling alone would ask for several times the default, at no gain; dense starts may want more."""
+    max_gaussians: int | None = None
+    """Upper limit of the number of Gaussians; the log says how many more density control had asked for. None = one per
+    ten pixels of the training photos, at least 50 000. (From a sparse start, unpooling would ask for several times
+    that, at no gain in quality.)"""
 
     def __post_init__(self) -> None:
         for name in ("density_interval", "density_from", "prune_interval", "capacity"):
@@ -149,7 +150,10 @@ class DensityConfig:
         for name in ("prune_opacity", "opacity_reset_value"):
             value = getattr(self, name)
             _require(0 < value < 1, f"--{name.replace('_', '-')} must lie between 0 and 1, got {value}")
-        _require(self.max_gaussians >= 4, f"--max-gaussians must be at least 4, got {self.max_gaussians}")
+        _require(
+            self.max_gaussians is None or self.max_gaussians >= 4,
+            f"--max-gaussians must be at least 4 or None, got {self.max_gaussians}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ n is the capacity; extents are the scene's, in world units; iterations count fro
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 import jax
@@ -202,17 +203,18 @@ def control_density(
 
 
 def densify(config: DensityConfig, extent: Float[Array, ""], state: TrainState) -> tuple[TrainState, DensityInfo]:
-    """Density control on the host: doubles the capacity, up to `config.max_gaussians`, until nothing is refused.
+    """Density control on the host: doubles the capacity, up to `config.max_gaussians` if that is not None.
 
     The capacity being part of the compiled programs' shapes, each doubling means compiling them once more.
     """
     new_state, info = _control_density(config, extent, state)
-    while int(info.refused) > 0 and state.gaussians.capacity < config.max_gaussians:
+    limit = sys.maxsize if config.max_gaussians is None else config.max_gaussians
+    while int(info.refused) > 0 and state.gaussians.capacity < limit:
         capacity = state.gaussians.capacity
         needed = capacity + int(info.refused)
         while capacity < needed:
             capacity *= 2
-        state = grow(state, min(capacity, config.max_gaussians))
+        state = grow(state, min(capacity, limit))
         new_state, info = _control_density(config, extent, state)
     return new_state, info
 

@@ -17,6 +17,9 @@ from ipsm_jax.scene.gaussians import gaussians_from_points
 from ipsm_jax.training.state import TrainState, init_state
 from ipsm_jax.training.step import TrainingViews
 
+PIXELS_PER_GAUSSIAN = 10
+LEAST_LIMIT = 50_000
+
 
 def load_scene_from_config(config: TrainConfig) -> Scene:
     """The scene that the settings name; raises what `load_scene` raises."""
@@ -54,6 +57,13 @@ def training_views(config: TrainConfig, scene: Scene) -> TrainingViews:
     return TrainingViews(cameras, targets._replace(image=images, l1_image=l1_images), jnp.float32(scene.extent))
 
 
+def gaussian_limit(config: TrainConfig, scene: Scene) -> int:
+    """How many Gaussians there may be: what the settings say, or one per ten pixels of the training photos."""
+    if config.density.max_gaussians is not None:
+        return config.density.max_gaussians
+    return max(LEAST_LIMIT, len(scene.train) * scene.width * scene.height // PIXELS_PER_GAUSSIAN)
+
+
 def first_state(config: TrainConfig, scene: Scene) -> tuple[TrainState, str]:
     """The state before the first iteration, and a sentence on where its points come from.
 
@@ -64,7 +74,7 @@ def first_state(config: TrainConfig, scene: Scene) -> tuple[TrainState, str]:
       DataError: no points to be had.
     """
     points, report = initial_points(scene, config.init.init, seed=config.seed)
-    count, limit = len(points.positions), config.density.max_gaussians
+    count, limit = len(points.positions), gaussian_limit(config, scene)
     if count > limit:
         raise ConfigError(f"there are {count} starting points, more than --max-gaussians {limit}")
     capacity = config.density.capacity

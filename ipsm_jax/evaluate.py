@@ -38,7 +38,9 @@ from ipsm_jax.trained import (
     open_trained,
     read_history,
     read_optional_json,
+    run_notes,
 )
+from ipsm_jax.training.environment import enable_compilation_cache
 
 Split = Literal["test", "train"]
 MOST_COMPARED = 3  # views in comparison.png
@@ -212,10 +214,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(EvaluateOptions, args=argv, prog="ipsm-jax evaluate")
     console = Console()
+    enable_compilation_cache()
     try:
         trained = open_trained(options)
         folder = results_folder(options, trained)
-        environment = read_optional_json(trained.folder / "environment.json") or {}
         metrics = evaluate_gaussians(
             trained.gaussians,
             trained.alive,
@@ -228,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             backend=options.backend,
             run_folder=trained.folder,
             iteration=trained.iteration,
-            notes=[environment["starting_points"]] if "starting_points" in environment else [],
+            notes=run_notes(trained.folder),
             progress=True,
         )
     except EXPECTED_ERRORS as error:

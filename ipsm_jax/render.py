@@ -26,6 +26,7 @@ from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import Gaussians
 from ipsm_jax.scene.trajectories import choose_path, ellipse_path, interpolated_path, spiral_path
 from ipsm_jax.trained import EXPECTED_ERRORS, CommandError, SourceOptions, open_trained
+from ipsm_jax.training.environment import enable_compilation_cache
 
 PathKind = Literal["auto", "test", "interpolated", "spiral", "ellipse"]
 _SECONDS_PER_TEST_VIEW = 1.0
@@ -223,6 +224,7 @@ class RenderOptions(SourceOptions):
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(RenderOptions, args=argv, prog="ipsm-jax render")
+    enable_compilation_cache()
     try:
         trained = open_trained(options)
         name = "video" if options.path == "auto" else f"video_{options.path}"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from rich.console import Console
 
@@ -26,9 +27,11 @@ from ipsm_jax.config import (
 from ipsm_jax.data.ply import write_gaussians_ply
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.evaluate import evaluate_gaussians, print_metrics
+from ipsm_jax.rasterizer.native import load_library
 from ipsm_jax.render import render_video
-from ipsm_jax.reporting.files import atomic_write, write_json
-from ipsm_jax.trained import EXPECTED_ERRORS
+from ipsm_jax.reporting.files import atomic_write, leftovers, write_json
+from ipsm_jax.trained import EXPECTED_ERRORS, limit_note, run_notes
+from ipsm_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from ipsm_jax.training.checkpoint import describe, list_checkpoints, load_run
 from ipsm_jax.training.environment import describe_environment, enable_compilation_cache
 from ipsm_jax.training.interrupt import StopRequest
@@ -36,7 +39,7 @@ from ipsm_jax.training.loop import Interrupted, TrainingError, train
 from ipsm_jax.training.progress import ProgressDisplay
 from ipsm_jax.training.recorder import Recorder, read_log, truncate_log
 from ipsm_jax.training.score import score_test_views
-from ipsm_jax.training.setup import first_state, gaussian_limit, load_scene_from_config, training_views
+from ipsm_jax.training.setup import first_state, load_scene_from_config, training_views
 from ipsm_jax.training.state import TrainState
 
 
@@ -71,10 +74,12 @@ def run(config: TrainConfig) -> Path:
 
     Raises:
       ConfigError, DataError, CheckpointError, OSError: unusable input; the message is meant for the person.
-      TrainingError, Interrupted: as `training.loop.train`.
+      NativeUnavailableError: density control needs the native library, whatever draws.
+      TrainingError, Interrupted: as `training.loop.train`; Interrupted also when it was done as the request came.
     """
     console = Console()
     folder = config.folder
+    check_device()
     check_folder(config)
     resume = config.output.resume and bool(list_checkpoints(folder))
     config = dataclasses.replace(config, output=dataclasses.replace(config.output, resume=False))  # as it is saved
@@ -82,16 +87,14 @@ def run(config: TrainConfig) -> Path:
     _say(console, describe_scene(scene))
     if config.output.eval_every and not scene.test:
         raise ConfigError(f"scene {scene.name} has no test views to measure: leave --eval-every away")
-    # The limit that the scene implies becomes a setting like any other: it is saved, and the same when resuming.
-    density = dataclasses.replace(config.density, max_gaussians=gaussian_limit(config, scene))
-    config = dataclasses.replace(config, density=density)
     views = training_views(config, scene)
     if resume:
         _, state = load_run(folder)
         _say(console, f"resuming {folder} after iteration {int(state.step)}")
         starting_points = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["starting_points"]
     else:
-        state, starting_points = first_state(config, scene)
+        # The limit that the start implies becomes a setting like any other: it is saved, and the same when resuming.
+        config, state, starting_points = first_state(config, scene)
         _say(console, starting_points)
     start_folder(config, scene, state, starting_points)
 
@@ -101,8 +104,22 @@ def run(config: TrainConfig) -> Path:
     ):
         recorder = Recorder(folder, config, display, lambda now: score_test_views(config.optimization, scene, now))
         state = train(config, views, state, recorder, stop_requested)
-    finish(config, scene, state, starting_points, console)
+    if stop_requested():  # during the last iterations: what follows them takes minutes too
+        raise Interrupted(int(state.step))
+    finish(config, scene, state, console)
     return folder
+
+
+def check_device() -> None:
+    """Refuse at once where training could not run.
+
+    Raises:
+      ConfigError: JAX would compute on another device than the CPU, for which there are no kernels.
+      NativeUnavailableError: the native library is missing or does not fit.
+    """
+    if (device := jax.default_backend()) != "cpu":
+        raise ConfigError(f"training runs on the CPU, but JAX would use the {device}: set JAX_PLATFORMS=cpu")
+    load_library()
 
 
 def check_folder(config: TrainConfig) -> None:
@@ -121,14 +138,19 @@ def check_folder(config: TrainConfig) -> None:
         raise ConfigError(
             f"{folder} already holds a run, {describe(folder)}. Continue it with --resume, or choose another --name"
         )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - set(leftovers(folder))):
         raise ConfigError(f"{folder} exists and is no run of this program. Choose another --name or --out")
 
 
 def start_folder(config: TrainConfig, scene: Scene, state: TrainState, starting_points: str) -> None:
-    """Write what is known before training; cut the log to the iteration that training starts from."""
+    """Write what is known before training; cut the log to the iteration that training starts from.
+
+    Unfinished files of a killed process go: nothing else would ever remove them, and a checkpoint is large.
+    """
     folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
+    for unfinished in (*leftovers(folder), *leftovers(folder / CHECKPOINTS)):
+        unfinished.unlink(missing_ok=True)
     with atomic_write(folder / "config.json") as temporary:
         temporary.write_bytes(to_json(config))
     write_json(folder / "environment.json", describe_environment(config.seed) | {"starting_points": starting_points})
@@ -147,10 +169,14 @@ def describe_scene(scene: Scene) -> str:
     return "\n".join([*lines, *scene.notes])
 
 
-def finish(config: TrainConfig, scene: Scene, state: TrainState, starting_points: str, console: Console) -> None:
+def finish(config: TrainConfig, scene: Scene, state: TrainState, console: Console) -> None:
     """Point cloud, test views, report and video of a finished training; says where they are."""
     folder, background = config.folder, np.asarray(config.optimization.background)
-    write_gaussians_ply(folder / "point_cloud.ply", state.gaussians, state.alive)
+    left_out = write_gaussians_ply(folder / "point_cloud.ply", state.gaussians, state.alive)
+    if left_out:
+        _say(console, f"{left_out} Gaussians with numbers that are not finite are not in the point cloud")
+    if (note := limit_note(folder)) is not None:
+        _say(console, note)
     written = {"point cloud": "point_cloud.ply"}
     if config.output.evaluate and scene.test:
         metrics = evaluate_gaussians(
@@ -162,7 +188,7 @@ def finish(config: TrainConfig, scene: Scene, state: TrainState, starting_points
             backend=config.optimization.backend,
             history=read_log(folder),
             iteration=int(state.step),
-            notes=[starting_points],
+            notes=run_notes(folder),
             progress=True,
         )
         print_metrics(console, metrics)

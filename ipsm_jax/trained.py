@@ -154,6 +154,29 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         raise CommandError(str(error)) from error
 
 
+def run_notes(folder: Path) -> list[str]:
+    """Sentences for the report on a run: where it started from, and that its number of Gaussians was limited.
+
+    Raises:
+      CommandError: if environment.json, config.json or log.jsonl is damaged.
+    """
+    environment = read_optional_json(folder / "environment.json") or {}
+    start = environment.get("starting_points")
+    return [note for note in (start, limit_note(folder)) if note]
+
+
+def limit_note(folder: Path) -> str | None:
+    """What the limit of a run's Gaussians has kept out, or None if that is nothing; raises as `run_notes`."""
+    refused = sum(record.get("refused", 0) for record in read_history(folder))
+    if not refused:
+        return None
+    limit = (read_optional_json(folder / "config.json") or {}).get("density", {}).get("max_gaussians")
+    return (
+        f"The number of Gaussians was limited to {limit} (--max-gaussians): in all, density control asked "
+        f"for {refused} more than there was room for."
+    )
+
+
 def read_optional_json(path: Path) -> Mapping[str, Any] | None:
     """The JSON object in a file, or None if there is no such file.
 

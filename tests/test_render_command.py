@@ -15,6 +15,8 @@ from ipsm_jax.rasterizer import render
 from ipsm_jax.render import camera_path, depth_bounds, main, render_video, resized
 from ipsm_jax.trained import CommandError
 
+pytestmark = pytest.mark.usefixtures("own_caches")
+
 
 def decode(path, height: int, width: int) -> np.ndarray:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24"]

@@ -9,76 +9,23 @@ import subprocess
 import sys
 import time
 
-import imageio.v3 as iio
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from blobs import command, refusal, write_capture
 
 from ipsm_jax.config import load_config
 from ipsm_jax.data.ply import read_gaussians_ply
-from ipsm_jax.rasterizer import render
-from ipsm_jax.scene.camera import Camera, look_at
-from ipsm_jax.scene.gaussians import gaussians_from_points
 from ipsm_jax.train import main
 from ipsm_jax.training.checkpoint import list_checkpoints, load_run
 from ipsm_jax.training.recorder import read_log
 
-WIDTH, HEIGHT, FOCAL = 40, 32, 40.0
+pytestmark = pytest.mark.usefixtures("own_caches")
 
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory):
-    """Nine photos of 150 Gaussians, in nerfstudio's layout, with a point cloud near them."""
-    folder = tmp_path_factory.mktemp("capture") / "blobs"
-    (folder / "images").mkdir(parents=True)
-    rng = np.random.default_rng(3)
-    points, colors = rng.uniform(-1, 1, (150, 3)), rng.uniform(0, 1, (150, 3))
-    truth, alive = gaussians_from_points(points, colors)
-    truth = truth._replace(opacity_logits=jnp.full(150, 3.0))
-    frames = []
-    intrinsics = jnp.array([FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2])
-    for number, angle in enumerate(np.linspace(-0.5, 0.5, 9)):
-        matrix = look_at([4 * np.sin(angle), 0.3 * np.cos(9 * angle), -4 * np.cos(angle)], [0, 0, 0])
-        camera = Camera(jnp.asarray(matrix), intrinsics, WIDTH, HEIGHT)
-        image = np.clip(render(truth, camera, alive=alive).color, 0, 1)
-        name = f"images/{number:03d}.png"
-        iio.imwrite(folder / name, np.round(image * 255).astype(np.uint8))
-        world_from_camera = np.linalg.inv(matrix.astype(np.float64)) @ np.diag([1, -1, -1, 1])  # OpenGL's axes
-        frames.append({"file_path": name, "transform_matrix": world_from_camera.tolist()})
-    intrinsics = {"fl_x": FOCAL, "fl_y": FOCAL, "cx": WIDTH / 2, "cy": HEIGHT / 2, "w": WIDTH, "h": HEIGHT}
-    (folder / "transforms.json").write_text(json.dumps({"camera_model": "PINHOLE", **intrinsics, "frames": frames}))
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def caches(tmp_path_factory):
-    """Keep derived data and compiled programs of these tests out of the user's folders, and share them."""
-    root = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IPSM_JAX_CACHE", str(root))
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(root / "compiled"))  # for subprocesses
-        before = jax.config.jax_compilation_cache_dir
-        jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
-        yield root
-        jax.config.update("jax_compilation_cache_dir", before)
-
-
-def command(capture, out, *extra):
-    settings = {
-        "scene": capture,
-        "out": out,
-        "init": "random",
-        "downscale": 1,
-        "iterations": 400,
-        "density-from": 100,
-        "max-gaussians": 16384,
-        "checkpoint-every": 150,
-        "log-every": 50,
-        "sh-degree-interval": 100,
-        "means-lr": 1e-3,
-    }
-    return [text for key, value in settings.items() for text in (f"--{key}", str(value))] + list(extra)
+    return write_capture(tmp_path_factory.mktemp("capture") / "blobs")
 
 
 def bits(folder):
@@ -133,14 +80,6 @@ def test_a_second_run_with_the_same_seed_has_the_same_bits(finished, capture, tm
     assert bits(tmp_path / "blobs") == bits(finished)
 
 
-def refusal(arguments, capsys):
-    """Exit code and what stderr says, which starts like a message to a person."""
-    code = main(arguments)
-    printed = capsys.readouterr().err.strip()
-    assert printed.startswith("error: ")
-    return code, printed
-
-
 def test_an_existing_run_is_not_overwritten(finished, capture, capsys):
     before = bits(finished)
     code, sentence = refusal(command(capture, finished.parent), capsys)
@@ -158,22 +97,6 @@ def test_resuming_refuses_other_settings_and_a_run_that_is_not_there(finished, c
     assert (code, "ssim_weight 0.2 -> 0.3" in sentence) == (2, True)
     code, sentence = refusal(command(capture, tmp_path, "--resume"), capsys)
     assert (code, "there is no run to resume in" in sentence) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (["--scene", "/no/such/place"], "/no/such/place"),
-        (["--init", "/no/such/points.ply"], "points.ply"),
-        (["--views", "1"], "extent"),
-        (["--max-gaussians", "10"], "more than --max-gaussians 10"),
-    ],
-)
-def test_unusable_input_is_named(capture, tmp_path, extra, message, capsys):
-    code, sentence = refusal(command(capture, tmp_path, *extra), capsys)
-    assert code == 2
-    assert message in sentence
-    assert not any(tmp_path.iterdir())  # nothing was begun
 
 
 def start(arguments, folder):

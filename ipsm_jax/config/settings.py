@@ -84,7 +84,8 @@ class OptimizationConfig:
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Background color behind all Gaussians, RGB in [0, 1]."""
     backend: Literal["auto", "native", "reference"] = "auto"
-    """Rasterizer: native code, the slow reference in plain JAX, or native where there is a kernel for the device."""
+    """Rasterizer: native code (auto is the same), or the slow reference in plain JAX. Density control is native code
+    in any case."""
 
     def __post_init__(self) -> None:
         _require(self.iterations >= 1, f"--iterations must be at least 1, got {self.iterations}")
@@ -137,8 +138,8 @@ class DensityConfig:
     """Slots for Gaussians at the start (more if there are many starting points); doubled when they run out."""
     max_gaussians: int | None = None
     """Upper limit of the number of Gaussians; the log says how many more density control had asked for. None = one per
-    ten pixels of the training photos, at least 50 000. (From a sparse start, unpooling would ask for several times
-    that, at no gain in quality.)"""
+    ten pixels of the training photos, at least 50 000 and twice the starting points. (From a sparse start, unpooling
+    would ask for several times that, at no gain in quality.)"""
 
     def __post_init__(self) -> None:
         for name in ("density_interval", "density_from", "prune_interval", "capacity"):
@@ -226,7 +227,7 @@ PRESETS: dict[str, TrainConfig] = {
     "demo": TrainConfig(
         preset="demo",
         data=DataConfig(scene="demo", downscale=1),
-        optimization=OptimizationConfig(iterations=3000),
+        optimization=OptimizationConfig(iterations=2000),
         density=DensityConfig(opacity_reset_at=0),
     ),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp(\.[^.]+)?")
 
 
 @contextlib.contextmanager
@@ -41,6 +44,11 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _flush_to_disk(path.parent)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files that `atomic_write` left in a folder when its process was killed (or is writing just now)."""
+    return [path for path in folder.glob(".*") if _TEMPORARY.fullmatch(path.name) and path.is_file()]
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from ipsm_jax.config import ConfigError, TrainConfig
+from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.load import load_scene
 from ipsm_jax.data.points import initial_points
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.losses.background import zero_background
 from ipsm_jax.losses.photometric import photometric_target
+from ipsm_jax.rasterizer.projection import NEAR_PLANE
 from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import gaussians_from_points
 from ipsm_jax.training.state import TrainState, init_state
@@ -19,6 +24,8 @@ from ipsm_jax.training.step import TrainingViews
 
 PIXELS_PER_GAUSSIAN = 10
 LEAST_LIMIT = 50_000
+USUAL_DEPTH = 2.0
+"""Depth in world units that a capture with too small ones is told to be scaled to; ten times the near plane."""
 
 
 def load_scene_from_config(config: TrainConfig) -> Scene:
@@ -57,28 +64,69 @@ def training_views(config: TrainConfig, scene: Scene) -> TrainingViews:
     return TrainingViews(cameras, targets._replace(image=images, l1_image=l1_images), jnp.float32(scene.extent))
 
 
-def gaussian_limit(config: TrainConfig, scene: Scene) -> int:
-    """How many Gaussians there may be: what the settings say, or one per ten pixels of the training photos."""
+def gaussian_limit(config: TrainConfig, scene: Scene, points: int) -> int:
+    """How many Gaussians there may be, for a start from so many points.
+
+    What the settings say; else one per ten pixels of the training photos, at least 50 000 and at least twice the
+    points: a limit that nobody asked for refuses nobody's points.
+    """
     if config.density.max_gaussians is not None:
         return config.density.max_gaussians
-    return max(LEAST_LIMIT, len(scene.train) * scene.width * scene.height // PIXELS_PER_GAUSSIAN)
+    pixels = len(scene.train) * scene.width * scene.height
+    return max(LEAST_LIMIT, pixels // PIXELS_PER_GAUSSIAN, 2 * points)
 
 
-def first_state(config: TrainConfig, scene: Scene) -> tuple[TrainState, str]:
-    """The state before the first iteration, and a sentence on where its points come from.
+def check_depths(scene: Scene, positions: Float[np.ndarray, "p 3"]) -> None:
+    """Refuse a scene that lies before the near plane, where the rasterizer draws nothing.
+
+    Args:
+      scene: its training views count.
+      positions: starting points in world units.
+
+    Raises:
+      DataError: of the points inside the pictures of the training views, most are nearer than 0.2 to the camera.
+    """
+    depths = []
+    for view in scene.train:
+        matrix = np.asarray(scene.cameras.camera_from_world[view], np.float64)
+        fx, fy, cx, cy = np.asarray(scene.cameras.intrinsics[view], np.float64)
+        x, y, z = (np.asarray(positions, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]).T
+        depth = np.where(z > 0, z, np.inf)
+        u, v = fx * x / depth + cx, fy * y / depth + cy
+        inside = (z > 0) & (u >= 0) & (u <= scene.width) & (v >= 0) & (v <= scene.height)
+        depths.append(z[inside])
+    seen = np.concatenate(depths)
+    if len(seen) and np.mean(seen <= NEAR_PLANE) > 0.5:
+        middle = float(np.median(seen))
+        raise DataError(
+            f"scene {scene.name}: {np.mean(seen <= NEAR_PLANE):.0%} of the starting points that the training views see "
+            f"are nearer to the camera than {NEAR_PLANE} units (median depth {middle:.3g}), where nothing is drawn: "
+            f"the scene's unit of length is too large. Multiply all positions (of cameras, points and depth bounds) by "
+            f"{10 ** int(np.ceil(np.log10(USUAL_DEPTH / middle)))}"
+        )
+
+
+def first_state(config: TrainConfig, scene: Scene) -> tuple[TrainConfig, TrainState, str]:
+    """The settings with the limit of Gaussians filled in, the state before the first iteration, and a sentence on
+    where its points come from.
 
     The capacity is the smallest of `config.density.capacity` and its doubles with room for twice the points.
 
     Raises:
-      ConfigError: more points than `max_gaussians`.
-      DataError: no points to be had.
+      ConfigError: more points than the `max_gaussians` that was asked for.
+      DataError: no points to be had, or most of them too near to be drawn.
     """
     points, report = initial_points(scene, config.init.init, seed=config.seed)
-    count, limit = len(points.positions), gaussian_limit(config, scene)
+    check_depths(scene, points.positions)
+    count = len(points.positions)
+    limit = gaussian_limit(config, scene, count)
     if count > limit:
-        raise ConfigError(f"there are {count} starting points, more than --max-gaussians {limit}")
+        raise ConfigError(
+            f"there are {count} starting points, more than --max-gaussians {limit}: allow more, or leave it away"
+        )
     capacity = config.density.capacity
     while capacity < 2 * count:
         capacity *= 2
     gaussians, alive = gaussians_from_points(points.positions, points.colors, min(capacity, limit))
-    return init_state(jax.random.key(config.seed), gaussians, alive), report
+    state = init_state(jax.random.key(config.seed), gaussians, alive)
+    return dataclasses.replace(config, density=dataclasses.replace(config.density, max_gaussians=limit)), state, report

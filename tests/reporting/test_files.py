@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ipsm_jax.reporting.files import atomic_write, to_uint8, write_json, write_png
+from ipsm_jax.reporting.files import atomic_write, leftovers, to_uint8, write_json, write_png
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -64,6 +64,17 @@ def test_kill_in_the_middle_leaves_the_old_file(tmp_path):
     assert all(name.startswith(".") and ".tmp" in name for name in left)  # never mistaken for a result
     write_json(path, {"new": 2})  # and it does not stand in the way
     assert json.loads(path.read_text()) == {"new": 2}
+
+
+def test_what_a_killed_process_left_is_known_by_its_name(tmp_path):
+    with atomic_write(tmp_path / "a.b.json") as temporary:
+        temporary.write_text("half")
+        (tmp_path / ".a.0123456789ab.tmp").write_text("half")
+        for name in (".a.tmp.json", ".hidden", "a.0123456789ab.tmp.json", ".a.0123456789aX.tmp.json"):
+            (tmp_path / name).write_text("mine")
+        assert set(leftovers(tmp_path)) == {temporary, tmp_path / ".a.0123456789ab.tmp"}
+    assert leftovers(tmp_path) == [tmp_path / ".a.0123456789ab.tmp"]
+    assert leftovers(tmp_path / "missing") == []
 
 
 def test_json_takes_arrays_scalars_and_paths(tmp_path):

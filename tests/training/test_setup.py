@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from ipsm_jax.config import ConfigError, DensityConfig, InitConfig, OptimizationConfig, TrainConfig
-from ipsm_jax.data.scene import Scene
+from ipsm_jax.data.errors import DataError
+from ipsm_jax.data.scene import PointCloud, Scene
 from ipsm_jax.losses.background import zero_background
 from ipsm_jax.scene.camera import Camera, look_at
-from ipsm_jax.training.setup import first_state, gaussian_limit, training_views
+from ipsm_jax.training.setup import check_depths, first_state, gaussian_limit, training_views
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def test_capacity_leaves_room_for_twice_the_points(scene, capacity, limit, expec
     config = TrainConfig(
         init=InitConfig(init="random"), density=DensityConfig(capacity=capacity, max_gaussians=limit), seed=5
     )
-    state, report = first_state(config, scene)
+    resolved, state, report = first_state(config, scene)
+    assert resolved == config
     points = int(state.alive.sum())
     assert "random" in report
     assert int(state.step) == 0
@@ -69,9 +71,36 @@ def test_more_points_than_allowed_are_refused(scene):
 
 
 def test_the_default_limit_follows_the_training_pixels(scene):
-    assert gaussian_limit(TrainConfig(), scene) == 50_000  # tiny photos
+    assert gaussian_limit(TrainConfig(), scene, 100) == 50_000  # tiny photos
+    assert gaussian_limit(TrainConfig(), scene, 60_000) == 120_000
     large = dataclasses.replace(
         scene, train=tuple(range(200)), cameras=dataclasses.replace(scene.cameras, width=1000, height=800)
     )
-    assert gaussian_limit(TrainConfig(), large) == 200 * 1000 * 800 // 10
-    assert gaussian_limit(TrainConfig(density=DensityConfig(max_gaussians=77)), large) == 77
+    assert gaussian_limit(TrainConfig(), large, 100) == 200 * 1000 * 800 // 10
+    assert gaussian_limit(TrainConfig(density=DensityConfig(max_gaussians=77)), large, 100) == 77
+
+
+def test_a_limit_that_nobody_asked_for_takes_dense_points(scene, monkeypatch):
+    rng = np.random.default_rng(1)
+    dense = PointCloud(*rng.random((2, 60_000, 3), dtype=np.float32))
+    monkeypatch.setattr("ipsm_jax.training.setup.initial_points", lambda *_, **__: (dense, "dense"))
+    config, state, _ = first_state(TrainConfig(), scene)
+    assert config == TrainConfig(density=DensityConfig(max_gaussians=120_000))
+    assert int(state.alive.sum()) == 60_000
+    assert state.gaussians.capacity == 120_000
+    with pytest.raises(ConfigError, match="60000 starting points, more than --max-gaussians 59999"):
+        first_state(TrainConfig(density=DensityConfig(max_gaussians=59_999)), scene)
+
+
+def test_a_scene_before_the_near_plane_is_refused(scene):
+    # The cameras stand at z = -4 and look at the origin; the first training view has its center at x = -1.
+    center = scene.centers[0]
+    forward = scene.cameras.camera_from_world[0, 2, :3]
+    near = (center + np.linspace(0.02, 0.19, 11)[:, None] * forward).astype(np.float32)
+    far = (center + np.linspace(1, 3, 10)[:, None] * forward).astype(np.float32)
+    behind = (center - np.linspace(1, 3, 50)[:, None] * forward).astype(np.float32)
+    one = dataclasses.replace(scene, train=(0,))
+    with pytest.raises(DataError, match=r"52% of the starting points.*median depth 0.19\).*by 100$"):
+        check_depths(one, np.concatenate([near, far, behind]))
+    check_depths(one, np.concatenate([near[1:], far]))
+    check_depths(one, behind)  # nothing is seen: another matter

@@ -27,13 +27,18 @@ _SHAPE = ("opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in ra
 _REST_COUNTS = (0, 9, 24, 45)  # spherical harmonics of degree 0, 1, 2, 3 without the constant
 
 
-def write_gaussians_ply(path: str | os.PathLike, gaussians: Gaussians, alive: Any) -> None:
+def write_gaussians_ply(path: str | os.PathLike, gaussians: Gaussians, alive: Any) -> int:
     """Write the Gaussians that are alive, in slot order; the file appears whole or not at all.
+
+    Those with NaN or infinity in a field, which nothing draws, are left out: readers refuse the whole file for one.
 
     Args:
       path: file to write.
       gaussians: N Gaussians.
       alive: (N,) bool.
+
+    Returns:
+      How many were left out.
 
     Raises:
       ValueError: if `alive` does not have one entry per Gaussian.
@@ -41,13 +46,16 @@ def write_gaussians_ply(path: str | os.PathLike, gaussians: Gaussians, alive: An
     alive = np.asarray(alive, bool)
     if alive.shape != (gaussians.capacity,):
         raise ValueError(f"alive has shape {alive.shape}, needs ({gaussians.capacity},)")
-    means, log_scales, quaternions, opacity, dc, rest = (np.asarray(field, np.float32)[alive] for field in gaussians)
+    fields = [np.asarray(field, np.float32)[alive] for field in gaussians]
+    whole = np.all([np.isfinite(field).reshape(len(field), -1).all(axis=1) for field in fields], axis=0)
+    means, log_scales, quaternions, opacity, dc, rest = (field[whole] for field in fields)
     count = len(means)
     columns = [means, np.zeros_like(means), dc, rest.transpose(0, 2, 1).reshape(count, 45), opacity[:, None]]
     table = np.concatenate([*columns, log_scales, quaternions], axis=1).astype("<f4")
     with atomic_write(Path(path)) as temporary, open(temporary, "wb") as file:
         file.write(header_text(count, (*_XYZ, *_NORMAL, *_DC, *_REST, *_SHAPE)))
         file.write(np.ascontiguousarray(table).tobytes())
+    return int((~whole).sum())
 
 
 def read_gaussians_ply(path: str | os.PathLike) -> Gaussians:

@@ -37,7 +37,7 @@ class DensityInfo(NamedTuple):
     Attributes:
       cloned, split: Gaussians that were.
       unpooled: new Gaussians made halfway to neighbors.
-      pruned: Gaussians removed for their low opacity.
+      pruned: Gaussians removed, for their low opacity or because they hold a number that is not finite.
       refused: new Gaussians that found no free slot.
       alive: Gaussians afterwards.
     """
@@ -94,6 +94,11 @@ def _assign(granted: Bool[Array, " m"], alive: Bool[Array, " n"]) -> tuple[Bool[
 
 def _rows(gaussians: Gaussians, index: Int[Array, " n"]) -> Gaussians:
     return jax.tree.map(lambda a: a[index], gaussians)
+
+
+def _broken(gaussians: Gaussians) -> Bool[Array, " n"]:
+    """Slots that hold NaN or infinity. Nothing draws them, no comparison prunes them and no reader takes them."""
+    return ~jnp.stack([jnp.isfinite(a).all(axis=tuple(range(1, a.ndim))) for a in gaussians]).all(axis=0)
 
 
 def _clone(slots: _Slots, parents: Bool[Array, " n"]) -> _Slots:
@@ -189,7 +194,8 @@ def control_density(
 
     prune_now = (state.step >= config.prune_from) & (state.step % config.prune_interval == 0)
     faint = slots.alive & (jax.nn.sigmoid(slots.gaussians.opacity_logits) < config.prune_opacity) & prune_now
-    alive = slots.alive & ~faint
+    removed = faint | (slots.alive & _broken(slots.gaussians))  # broken ones at any time
+    alive = slots.alive & ~removed
 
     new_state = state._replace(
         gaussians=slots.gaussians,
@@ -197,7 +203,7 @@ def control_density(
         moments=clear_moments(state.moments, slots.fresh | ~alive),
         statistics=no_statistics(original.capacity),
     )
-    counts = (jnp.sum(cloning), jnp.sum(splitting), unpooled, jnp.sum(faint))
+    counts = (jnp.sum(cloning), jnp.sum(splitting), unpooled, jnp.sum(removed))
     info = DensityInfo(*counts, refused + lonely_refused + unpool_refused, jnp.sum(alive))
     return new_state, jax.tree.map(lambda a: a.astype(jnp.int32), info)
 

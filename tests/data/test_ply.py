@@ -211,3 +211,16 @@ def test_damaged_files_give_points_or_the_readers_own_error(tmp_path_factory, ch
         return
     assert np.isfinite(points.positions).all()
     assert ((points.colors >= 0) & (points.colors <= 1)).all()
+
+
+def test_gaussians_that_no_reader_takes_are_left_out(tmp_path):
+    gaussians = make_gaussians(6)
+    gaussians = gaussians._replace(
+        opacity_logits=gaussians.opacity_logits.at[0].set(jnp.nan),
+        sh_rest=gaussians.sh_rest.at[2, 3, 1].set(jnp.inf),
+        means=gaussians.means.at[5, 0].set(jnp.nan),  # not alive
+    )
+    alive = np.array([True, True, True, True, True, False])
+    assert write_gaussians_ply(tmp_path / "a.ply", gaussians, alive) == 2
+    np.testing.assert_array_equal(read_gaussians_ply(tmp_path / "a.ply").means, gaussians.means[jnp.array([1, 3, 4])])
+    assert write_gaussians_ply(tmp_path / "b.ply", make_gaussians(6), alive) == 0

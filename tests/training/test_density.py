@@ -290,3 +290,14 @@ def test_opacity_reset_caps_opacity_and_clears_its_moments_only():
         for part in ("mu", "nu"):
             moment = np.asarray(getattr(getattr(new.moments, part), name))
             assert (moment == (0 if name == "opacity_logits" else 1)).all()
+
+
+@pytest.mark.parametrize(("field", "value"), [*((field, np.nan) for field in FIELDS), ("opacity_logits", np.inf)])
+def test_gaussians_with_numbers_that_are_not_finite_are_removed(field, value):
+    config = DensityConfig(prune_from=10_000, gradient_threshold=1e9, split_distance=1e9, unpool_distance=1e9)
+    state = random_state(3)
+    broken = np.flatnonzero(state.alive)[7]
+    gaussians = state.gaussians._replace(**{field: getattr(state.gaussians, field).at[broken].set(value)})
+    after, info = control(config, EXTENT, state._replace(gaussians=gaussians))
+    assert np.flatnonzero(state.alive & ~after.alive) == [broken] and (info.pruned, info.alive) == (1, 39)
+    assert not np.asarray(after.moments.mu.means)[broken].any()

@@ -46,23 +46,18 @@ class Recorder:
         earlier = [line["seconds"] for line in read_log(folder) if "seconds" in line]
         self._started = time.perf_counter() - (earlier[-1] if earlier else 0.0)
         self._sums = {"count": 0.0, "loss": 0.0, "psnr": 0.0}
+        self._last = (0, 0)  # iteration and number of Gaussians that the sums end with
         self._density: Counter[str] = Counter()
         self._refused = False
 
     def advanced(self, iteration: int, count: int, loss: float, psnr: float, gaussians: int) -> None:
-        """Show the figures, and write them down every `log_every` iterations."""
+        """Show the figures, and write them down every `log_every` iterations (and with each checkpoint)."""
         for key, value in (("count", 1.0), ("loss", loss), ("psnr", psnr)):
             self._sums[key] += count * value
+        self._last = (iteration, gaussians)
         self._display.update(iteration, loss, psnr, gaussians)
         if iteration % self._config.output.log_every == 0 or iteration == self._config.optimization.iterations:
-            means = {key: round(self._sums[key] / self._sums["count"], 6) for key in ("loss", "psnr")}
-            seconds = round(time.perf_counter() - self._started, 3)
-            line = {"iteration": iteration, **means, "gaussians": gaussians, "seconds": seconds, **self._density}
-            if (memory := peak_memory_mib()) is not None:
-                line["peak_memory_mib"] = memory
-            self._write(line)
-            self._sums = dict.fromkeys(self._sums, 0.0)
-            self._density = Counter()
+            self._flush()
 
     def densified(self, iteration: int, info: DensityInfo, capacity: int) -> None:
         """Add the counts to the next line of the log, and say so when Gaussians are refused for the first time."""
@@ -76,7 +71,8 @@ class Recorder:
             )
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, and before it what the log lacks: a resumed run starts with empty sums."""
+        self._flush()
         save_checkpoint(self._folder, self._config, state)
 
     def evaluate(self, state: TrainState) -> None:
@@ -85,6 +81,21 @@ class Recorder:
         iteration = int(state.step)
         self._write({"iteration": iteration, "test_psnr": round(psnr, 6), "test_ssim": round(ssim, 6)})
         self._display.say(f"iteration {iteration}: test views PSNR {psnr:.2f} dB, SSIM {ssim:.4f}")
+
+    def _flush(self) -> None:
+        """Write the figures of the iterations since the last line, if there were any."""
+        count = self._sums["count"]
+        if not count:
+            return
+        iteration, gaussians = self._last
+        means = {key: round(self._sums[key] / count, 6) for key in ("loss", "psnr")}
+        seconds = round(time.perf_counter() - self._started, 3)
+        line = {"iteration": iteration, **means, "gaussians": gaussians, "seconds": seconds, **self._density}
+        if (memory := peak_memory_mib()) is not None:
+            line["peak_memory_mib"] = memory
+        self._write(line)
+        self._sums = dict.fromkeys(self._sums, 0.0)
+        self._density = Counter()
 
     def _write(self, line: dict[str, Any]) -> None:
         with open(self._folder / LOG, "a", encoding="utf-8") as file:

@@ -55,7 +55,8 @@ def test_presets_hold_the_published_settings():
 
 
 @pytest.mark.parametrize(
-    ("scene", "preset"), [("demo", "demo"), ("scan30", "dtu"), ("/data/DTU/scan_8/", "dtu"), ("horns", "llff")]
+    ("scene", "preset"),
+    [("demo", "demo"), ("scan30", "dtu"), ("/data/DTU/scan_8/", "dtu"), ("x/DTU_Scan30", "dtu"), ("scanner", "llff")],
 )
 def test_the_scene_chooses_the_preset(scene, preset):
     assert preset_for_scene(scene) == preset

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +10,14 @@ import tyro
 
 from ipsm_jax.config.file import load_config
 from ipsm_jax.config.settings import PRESETS, ConfigError, DataConfig, OutputConfig, PresetName, TrainConfig
+from ipsm_jax.data.splits import is_dtu_scan
 
 
 def preset_for_scene(scene: str) -> PresetName:
     """Name of the preset that suits a scene of this name or path."""
     if scene == "demo":
         return "demo"
-    return "dtu" if re.fullmatch(r"scan_?\d+", Path(scene).name) else "llff"
+    return "dtu" if is_dtu_scan(Path(scene).name) else "llff"
 
 
 def parse_command_line(arguments: Sequence[str] | None = None) -> TrainConfig:

@@ -22,6 +22,9 @@ from ipsm_jax.data.transforms import read_transforms
 from ipsm_jax.data.undistort import Undistortion, plan_undistortion, undistort_image
 from ipsm_jax.scene.camera import Camera
 
+SMALL = 300
+"""Photos whose longer side has fewer pixels are remarked on, if they were reduced."""
+
 
 def load_scene(
     scene: str, *, data_root: Path | None = None, views: int | None = 3, downscale: int = 8, split: str = "auto"
@@ -46,6 +49,13 @@ def load_scene(
     files, notes = image_files(capture, downscale)
     images = load_images(files, capture.photos)
     cameras, images, lens_notes = pinhole_views(capture, images)
+    longer = max(cameras.width, cameras.height)
+    if downscale > 1 and longer < SMALL:
+        notes = (
+            *notes,
+            f"the photos are only {cameras.width}x{cameras.height} pixels at --downscale {downscale}: "
+            "lower --downscale for more detail",
+        )
     depths, depth_notes = read_depths(capture, names, cameras)
     masks, mask_notes = read_masks(capture, names, cameras, wanted=chosen.name == "dtu")
     return Scene(

@@ -19,6 +19,11 @@ DTU_UNUSED = (*range(3, 8), *range(16, 22), *range(36, 40))
 DTU_VIEWS = 49
 
 
+def is_dtu_scan(name: str) -> bool:
+    """Whether a scene folder is called like a scan of DTU: scan30, scan_30, dtu_scan30, in any case."""
+    return re.fullmatch(r"(dtu_)?scan_?\d+", name, re.IGNORECASE) is not None
+
+
 class Split(NamedTuple):
     """Training and test views, the name of the split ("auto" resolved), and the rule in words."""
 
@@ -103,7 +108,7 @@ def choose_split(
 
     Args:
       split: one of `SPLITS`. "auto" is the scene's own lists where it has them, "dtu" for 49 or more images in a folder
-        scanNN, else "llff".
+        called like a DTU scan (`is_dtu_scan`), else "llff".
       count: number of images.
       views: number of training views, None for all that are not test views.
       name: name of the scene's folder.
@@ -117,7 +122,7 @@ def choose_split(
     if split == "auto":
         if listed and listed.get("train") and listed.get("test"):
             split = "listed"
-        elif re.fullmatch(r"(dtu_)?scan_?\d+", name.lower()) and count >= DTU_VIEWS:
+        elif is_dtu_scan(name) and count >= DTU_VIEWS:
             split = "dtu"
         else:
             split = "llff"

@@ -149,3 +149,14 @@ def test_damaged_files_give_a_table_or_the_readers_own_error(tmp_path_factory, c
         return
     assert bounds.shape[1] == 2
     assert (bounds[:, 0] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "downscale", "small"), [(48, 2, True), (48, 1, False), (600, 2, False), (598, 2, True)]
+)
+def test_photos_that_were_reduced_a_lot_are_remarked_on(tmp_path, width, downscale, small):
+    write_pictures(tmp_path / "images", [f"{i}.png" for i in range(9)], width, 40)
+    np.save(tmp_path / "poses_bounds.npy", poses_bounds(poses(9), width=width, height=40))
+    scene = load_scene(str(tmp_path), downscale=downscale)
+    remark = f"the photos are only {scene.width}x{scene.height} pixels at --downscale 2: lower --downscale"
+    assert any(remark in note for note in scene.notes) == small

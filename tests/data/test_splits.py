@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipsm_jax.data.errors import DataError
-from ipsm_jax.data.splits import choose_split
+from ipsm_jax.data.splits import choose_split, is_dtu_scan
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,22 @@ def test_auto_prefers_own_lists_then_dtu_then_llff():
     assert (own.train, own.test) == ((0, 6), (1, 3))
     assert choose_split("auto", 49, 3, name="fern") == choose_split("llff", 49, 3)
     assert choose_split("auto", 20, 3, name="scan8") == choose_split("llff", 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_scan"),
+    [
+        ("scan30", True),
+        ("Scan_30", True),
+        ("dtu_scan8", True),
+        ("scan", False),
+        ("scan30b", False),
+        ("myscan30", False),
+    ],
+)
+def test_scans_of_dtu_are_known_by_name(name, is_scan):
+    assert is_dtu_scan(name) == is_scan
+    assert choose_split("auto", 49, 3, name=name).name == ("dtu" if is_scan else "llff")
 
 
 def test_all_holds_none_back():

@@ -94,6 +94,16 @@ def test_a_scene_that_is_there_is_not_made_again(monkeypatch, tmp_path):
     assert ensure_scene(path, *SIZE, 1) == path
 
 
+def test_a_folder_of_which_part_was_deleted_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(folder, "make_scene", stand_in)
+    path = ensure_scene(tmp_path / "demo", *SIZE, 1)
+    (path / "demo.json").unlink()
+    with pytest.raises(DataError, match=r"demo is incomplete \(no demo.json\).*Delete that folder"):
+        ensure_scene(path, *SIZE, 1)
+    (path / "images").rmdir()  # an empty folder is in nobody's way
+    assert (ensure_scene(path, *SIZE, 1) / "demo.json").is_file()
+
+
 def test_an_interrupted_making_leaves_nothing(monkeypatch, tmp_path):
     def interrupted(target, *_, **__):
         (target / "images").mkdir(parents=True)

@@ -51,10 +51,17 @@ def ensure_scene(folder: Path, width: int, height: int, views: int) -> Path:
     """Make the scene at `folder` unless it is there; the arguments are those of `make_scene`.
 
     Raises:
-      DataError: if a folder on the way cannot be made or written to.
+      DataError: if a folder on the way cannot be made or written to, or `folder` holds only part of a scene.
     """
+    # In this order: another process may finish the scene in between, and it appears whole.
+    occupied = folder.is_dir() and any(folder.iterdir())
     if (folder / "demo.json").is_file():
         return folder
+    if occupied:
+        raise DataError(
+            f"The built-in scene in {folder} is incomplete (no demo.json): part of it was deleted. "
+            "Delete that folder; it is made again at the next use."
+        )
     try:
         with atomic_folder(folder) as unfinished:
             make_scene(unfinished, width, height, views, progress=True)

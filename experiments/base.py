@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ipsm_jax.reporting.files import write_json
+
 METRICS = ("psnr", "ssim", "lpips_vgg", "lpips_vgg_unscaled", "avge")
 
 
@@ -37,7 +39,7 @@ def train_once(folder: Path, scene: str, init: str, seed: int, data_root: Path |
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Figures of one finished run."""
+    """Figures of one finished run; peak_memory_gib is None where the system does not tell."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     last = [line for line in lines if "loss" in line][-1]
     metrics = json.loads((folder / "metrics.json").read_text())["mean"]
@@ -45,7 +47,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         **{name: metrics.get(name) for name in METRICS},
         "gaussians": last["gaussians"],
         "minutes": last["seconds"] / 60,
-        "peak_memory_gib": last["peak_memory_mib"] / 1024,
+        "peak_memory_gib": None if (peak := last.get("peak_memory_mib")) is None else peak / 1024,
     }
 
 
@@ -69,7 +71,8 @@ def table(results: list[dict[str, Any]]) -> str:
             cells.append(mean_and_deviation([run[name] for run in runs], digits))
         cells.append(f"{np.mean([run['gaussians'] for run in runs]):.0f}")
         cells.append(mean_and_deviation([run["minutes"] for run in runs], 1))
-        cells.append(f"{max(run['peak_memory_gib'] for run in runs):.1f}")
+        peaks = [run["peak_memory_gib"] for run in runs if run["peak_memory_gib"] is not None]
+        cells.append(f"{max(peaks):.1f}" if peaks else "not known")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -91,7 +94,7 @@ def main() -> None:
             for seed, folder in enumerate(folders):
                 train_once(folder, scene, init, seed, args.data_root, args.extra)
             results.append({"scene": Path(scene).name, "init": init, "runs": [read_run(f) for f in folders]})
-            (args.out / "base.json").write_text(json.dumps(results, indent=2) + "\n")
+            write_json(args.out / "base.json", results)
     print(table(results))
 
 

@@ -1,0 +1,39 @@
+"""The script that compares base runs: figures and table, also where peak memory is not known."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def base():
+    path = Path(__file__).parents[1] / "experiments" / "base.py"
+    spec = importlib.util.spec_from_file_location("experiments_base", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("memory", "cell"), [({"peak_memory_mib": 3072}, "3.0"), ({}, "not known")])
+def test_figures_of_finished_runs_become_a_file_and_a_table(base, tmp_path, monkeypatch, capsys, memory, cell):
+    for seed, psnr in enumerate((20.0, 22.0)):
+        folder = tmp_path / f"fern-random-seed{seed}"
+        folder.mkdir()
+        metrics = {"psnr": psnr, "ssim": 0.5, "lpips_vgg": None}
+        (folder / "metrics.json").write_text(json.dumps({"mean": metrics}))
+        lines = [{"iteration": 10, "loss": 0.1, "gaussians": 40, "seconds": 90.0, **memory}]
+        lines.append({"iteration": 10, "test_psnr": 1.0})
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["base.py", "--scenes", "fern", "--inits", "random", "--seeds", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    base.main()
+    row = capsys.readouterr().out.strip().splitlines()[-1]
+    assert row.startswith("| fern | random | 2 | 21.00 ± 1.41 | 0.500 ± 0.000 | not computed |")
+    assert row.endswith(f"| 40 | 1.5 ± 0.0 | {cell} |")
+    runs = json.loads((tmp_path / "base.json").read_text())[0]["runs"]
+    assert [run["psnr"] for run in runs] == [20.0, 22.0]
+    assert [run["peak_memory_gib"] for run in runs] == [3.0 if memory else None] * 2
+    assert not list(tmp_path.glob(".*"))

@@ -48,7 +48,8 @@ public:
     const int64_t helpers = count - 1 < threads() - 1 ? count - 1 : threads() - 1;
     try {
       for (int64_t i = 0; i < helpers; i++) spawn([shared] { shared->run(); });
-    } catch (...) { // no memory for another task: those that have started must not outlive this call, so go on with them
+    } catch (
+        ...) { // no memory for another task: those that have started must not outlive this call, so go on with them
     }
     shared->run();
     // What is left is what other threads are in the middle of: at most one piece each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,14 @@ from jaxtyping import Float
 from ipsm_jax.config import ConfigError, TrainConfig
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.load import load_scene
+from ipsm_jax.data.ply import ply_kind, read_gaussians_ply
 from ipsm_jax.data.points import initial_points
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.losses.background import zero_background
 from ipsm_jax.losses.photometric import photometric_target
 from ipsm_jax.rasterizer.projection import NEAR_PLANE
 from ipsm_jax.scene.camera import Camera
-from ipsm_jax.scene.gaussians import gaussians_from_points
+from ipsm_jax.scene.gaussians import Gaussians, gaussians_from_points, with_capacity
 from ipsm_jax.training.state import TrainState, init_state
 from ipsm_jax.training.step import TrainingViews
 
@@ -106,6 +108,22 @@ def check_depths(scene: Scene, positions: Float[np.ndarray, "p 3"]) -> None:
         )
 
 
+def first_gaussians(config: TrainConfig, scene: Scene) -> tuple[Gaussians, str]:
+    """The Gaussians that training starts from, all alive, and a sentence on where they come from.
+
+    A .ply of Gaussians is taken as it is; anything else gives points, which become Gaussians as METHOD section 2 says.
+
+    Raises:
+      DataError: no points to be had.
+    """
+    method = config.init.init
+    if method.lower().endswith(".ply") and ply_kind(path := Path(method).expanduser()) == "gaussians":
+        gaussians = read_gaussians_ply(path)
+        return gaussians, f"{gaussians.capacity} Gaussians from the file {method}, as they are."
+    points, report = initial_points(scene, method, seed=config.seed)
+    return gaussians_from_points(points.positions, points.colors)[0], report
+
+
 def first_state(config: TrainConfig, scene: Scene) -> tuple[TrainConfig, TrainState, str]:
     """The settings with the limit of Gaussians filled in, the state before the first iteration, and a sentence on
     where its points come from.
@@ -116,9 +134,9 @@ def first_state(config: TrainConfig, scene: Scene) -> tuple[TrainConfig, TrainSt
       ConfigError: more points than the `max_gaussians` that was asked for.
       DataError: no points to be had, or most of them too near to be drawn.
     """
-    points, report = initial_points(scene, config.init.init, seed=config.seed)
-    check_depths(scene, points.positions)
-    count = len(points.positions)
+    gaussians, report = first_gaussians(config, scene)
+    check_depths(scene, np.asarray(gaussians.means))
+    count = gaussians.capacity
     limit = gaussian_limit(config, scene, count)
     if count > limit:
         raise ConfigError(
@@ -127,6 +145,6 @@ def first_state(config: TrainConfig, scene: Scene) -> tuple[TrainConfig, TrainSt
     capacity = config.density.capacity
     while capacity < 2 * count:
         capacity *= 2
-    gaussians, alive = gaussians_from_points(points.positions, points.colors, min(capacity, limit))
+    gaussians, alive = with_capacity(gaussians, jnp.ones(count, bool), min(capacity, limit))
     state = init_state(jax.random.key(config.seed), gaussians, alive)
     return dataclasses.replace(config, density=dataclasses.replace(config.density, max_gaussians=limit)), state, report

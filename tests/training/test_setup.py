@@ -3,14 +3,17 @@
 import dataclasses
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ipsm_jax.config import ConfigError, DensityConfig, InitConfig, OptimizationConfig, TrainConfig
 from ipsm_jax.data.errors import DataError
+from ipsm_jax.data.ply import write_gaussians_ply
 from ipsm_jax.data.scene import PointCloud, Scene
 from ipsm_jax.losses.background import zero_background
 from ipsm_jax.scene.camera import Camera, look_at
+from ipsm_jax.scene.gaussians import Gaussians
 from ipsm_jax.training.setup import check_depths, first_state, gaussian_limit, training_views
 
 
@@ -104,3 +107,20 @@ def test_a_scene_before_the_near_plane_is_refused(scene):
         check_depths(one, np.concatenate([near, far, behind]))
     check_depths(one, np.concatenate([near[1:], far]))
     check_depths(one, behind)  # nothing is seen: another matter
+
+
+def test_a_ply_of_gaussians_is_taken_as_it_is(scene, tmp_path):
+    rng = np.random.default_rng(1)
+    given = Gaussians(
+        *(
+            jnp.asarray(rng.normal(size=shape), jnp.float32)
+            for shape in ((9, 3), (9, 3), (9, 4), (9,), (9, 3), (9, 15, 3))
+        )
+    )
+    write_gaussians_ply(tmp_path / "start.ply", given, jnp.ones(9, bool))
+    config = TrainConfig(init=InitConfig(init=str(tmp_path / "start.ply")), density=DensityConfig(capacity=32))
+    _, state, report = first_state(config, scene)
+    assert "9 Gaussians" in report
+    assert np.flatnonzero(state.alive).tolist() == list(range(9))
+    for ours, theirs in zip(state.gaussians, given, strict=True):
+        np.testing.assert_array_equal(ours[:9], theirs)

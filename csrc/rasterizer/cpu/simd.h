@@ -23,6 +23,7 @@ namespace {
 
 typedef float VecF __attribute__((vector_size(4 * IPSM_LANES)));
 typedef int32_t VecI __attribute__((vector_size(4 * IPSM_LANES)));
+typedef uint32_t VecU __attribute__((vector_size(4 * IPSM_LANES))); // may wrap around
 constexpr int kVectors = kTileSize / IPSM_LANES;
 
 // The outcome of a comparison: one bit a lane with AVX-512, a vector of all ones or zeros elsewhere.
@@ -168,7 +169,7 @@ static inline RowF exp2(RowF x) {
     p = p * f + 2.4022120e-1f;
     p = p * f + 6.9314694e-1f;
     p = p * f + 1.0000001f;
-    r.v[k] = (VecF)((VecI)p + ((VecI)shifted << 23));
+    r.v[k] = (VecF)((VecU)p + ((VecU)shifted << 23));
   }
   return r;
 }

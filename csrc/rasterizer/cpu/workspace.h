@@ -21,11 +21,11 @@ public:
   Buffer &operator=(const Buffer &) = delete;
   ~Buffer() { std::free(data_); }
   T *reserve(size_t count) {
-    if (count > capacity_) {
+    if (count > capacity_ || !data_) { // never null, not even for nothing
       std::free(data_);
       data_ = nullptr;
       capacity_ = 0;
-      const size_t wanted = count + count / 4;
+      const size_t wanted = count + count / 4 + 1;
       data_ = static_cast<T *>(std::malloc(wanted * sizeof(T)));
       if (!data_) throw std::bad_alloc();
       capacity_ = wanted;

@@ -58,10 +58,6 @@ static inline RowF operator*(RowF a, RowF b) {
   IPSM_EACH a.v[k] *= b.v[k];
   return a;
 }
-static inline RowF operator/(RowF a, RowF b) {
-  IPSM_EACH a.v[k] /= b.v[k];
-  return a;
-}
 static inline RowF operator+(RowF a, float b) {
   IPSM_EACH a.v[k] += b;
   return a;

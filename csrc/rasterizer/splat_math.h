@@ -8,17 +8,23 @@
 // Axes: OpenCV camera (x right, y down, z forward). Matrices are row-major 3x3.
 #pragma once
 
-#include "config.h"
+#include "types.h"
 
 #ifdef __CUDACC__
 #define IPSM_HD static __host__ __device__ __forceinline__
+#define IPSM_HD_ONCE static __host__ __device__ __noinline__ // one compiled version, so that all callers get equal bits
 #else
 #define IPSM_HD static inline
+#define IPSM_HD_ONCE static inline
 #endif
 
 namespace ipsm {
 namespace {
 
+constexpr float kLog2e = 1.44269504088896341f;
+
+IPSM_HD float min_of(float a, float b) { return a < b ? a : b; }
+IPSM_HD float max_of(float a, float b) { return a > b ? a : b; }
 IPSM_HD float clampf(float v, float lo, float hi) { return v < lo ? lo : (v > hi ? hi : v); }
 
 IPSM_HD CameraParams make_camera(const float *camera_from_world, const float *intrinsics, int width, int height) {
@@ -105,6 +111,7 @@ struct Shape {
   float footprint[6];                // B (2x3) = J W R S; covariance = B B^T
   float transform[6];                // T (2x3) = J W
   float cov_xx, cov_xy, cov_yy, det; // dilated covariance
+  float cross[3], det_before;        // cross product of B's rows; its square is the determinant before dilation
 };
 
 // Fills `s`. False when the Gaussian is culled: behind the near plane, degenerate, or not finite.
@@ -141,8 +148,10 @@ IPSM_HD bool project_shape(const CameraParams &c, const float *mean, const float
   s.cov_xy = b[0] * b[3] + b[1] * b[4] + b[2] * b[5];
   s.cov_yy = yy + kDilation;
   // xx yy - xy^2 is the squared cross product of B's rows; written so, a needle's determinant does not cancel away.
-  const float c0 = b[1] * b[5] - b[2] * b[4], c1 = b[2] * b[3] - b[0] * b[5], c2 = b[0] * b[4] - b[1] * b[3];
-  s.det = c0 * c0 + c1 * c1 + c2 * c2 + kDilation * (xx + yy) + kDilation * kDilation;
+  s.cross[0] = b[1] * b[5] - b[2] * b[4], s.cross[1] = b[2] * b[3] - b[0] * b[5];
+  s.cross[2] = b[0] * b[4] - b[1] * b[3];
+  s.det_before = s.cross[0] * s.cross[0] + s.cross[1] * s.cross[1] + s.cross[2] * s.cross[2];
+  s.det = s.det_before + kDilation * (xx + yy) + kDilation * kDilation;
   return s.det > 0 && s.det < 3e38f; // NaN and infinity are refused too
 }
 
@@ -158,6 +167,7 @@ IPSM_HD float view_direction(const CameraParams &c, const float *mean, float *di
 struct ImageGradient {
   float x, y;                   // of the projected mean, pixels
   float cov_xx, cov_xy, cov_yy; // cov_xy counted once
+  float det_before;             // of the undilated covariance, through the antialiased opacity alone
   float depth;
 };
 
@@ -171,8 +181,21 @@ IPSM_HD ImageGradient gradient_from_sums(const Splat &p, const float *sum) {
   g.cov_xx = -ga * p.a * p.a;
   g.cov_xy = -2 * ga * p.a * as - gs * p.d;
   g.cov_yy = -ga * as * as - gs * p.s * p.d - gd * p.d * p.d;
+  g.det_before = 0;
   g.depth = sum[kDepth];
   return g;
+}
+
+// Factor on the opacity in the antialiased mode: what dilation adds in area is taken from the opacity.
+IPSM_HD float antialiasing_factor(const Shape &s) { return __builtin_sqrtf(s.det_before / s.det); }
+
+// Adds the gradient that comes through the factor; `sum_h` is opacity times the gradient of the (scaled) opacity. The
+// undilated determinant gets its gradient by itself, because its derivatives by the covariance cancel for needles.
+IPSM_HD void antialiasing_backward(const Shape &s, float sum_h, ImageGradient &g) {
+  if (!(s.det_before > 0)) return;
+  const float along = -0.5f * sum_h / s.det;
+  g.det_before = 0.5f * sum_h / s.det_before;
+  g.cov_xx += along * s.cov_yy, g.cov_yy += along * s.cov_xx, g.cov_xy -= 2 * along * s.cov_xy;
 }
 
 // Gradient of mean, log scales and quaternion; adds to the camera's.
@@ -183,6 +206,15 @@ IPSM_HD void shape_backward(const CameraParams &c, const Shape &s, const float *
     const float b0 = s.footprint[k], b1 = s.footprint[3 + k];
     d_foot[k] = 2 * g.cov_xx * b0 + g.cov_xy * b1;
     d_foot[3 + k] = g.cov_xy * b0 + 2 * g.cov_yy * b1;
+  }
+  if (g.det_before != 0) {
+    const float *b = s.footprint, *c = s.cross,
+                twice = 2 * g.det_before; // d|b0 x b1|^2 = 2 (b1 x c) db0 + 2 (c x b0) db1
+    for (int k = 0; k < 3; k++) {
+      const int m = (k + 1) % 3, n = (k + 2) % 3;
+      d_foot[k] += twice * (b[3 + m] * c[n] - b[3 + n] * c[m]);
+      d_foot[3 + k] += twice * (c[m] * b[n] - c[n] * b[m]);
+    }
   }
   for (int r = 0; r < 2; r++)
     for (int i = 0; i < 3; i++) {

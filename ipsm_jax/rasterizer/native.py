@@ -126,6 +126,10 @@ def load_library() -> Any:
     return _native
 
 
+_FEATURES = 11  # position of the features among the operands
+_IMAGES = 6  # results that the caller sees: color, depth, alpha, features, radii, pair count
+
+
 class _Spec(NamedTuple):
     """What is fixed at compile time."""
 
@@ -133,6 +137,8 @@ class _Spec(NamedTuple):
     height: int
     footprint: int
     pair_capacity: int
+    antialiased: bool
+    absolute_gradients: bool
 
     def attributes(self) -> dict[str, np.int64]:
         """XLA FFI attributes; numpy types, because a Python number may arrive as another type."""
@@ -144,9 +150,10 @@ def _tile_count(spec: _Spec, tile_size: int) -> int:
 
 
 def _forward_call(spec: _Spec, operands: tuple[Any, ...]) -> Sequence[jax.Array]:
-    """(color, depth, alpha, radii, splats, slot_start, tile_start, tile_processed, pairs)."""
+    """(color, depth, alpha, features, radii, pair_count, splats, slot_start, tile_start, tile_processed, pairs)."""
     native = load_library()
     n, tiles = operands[0].shape[0], _tile_count(spec, native.tile_size)
+    channels = operands[_FEATURES].shape[1]
     image, f32, i32 = (spec.height, spec.width), jnp.float32, jnp.int32
     results = [
         jax.ShapeDtypeStruct(shape, dtype)
@@ -154,7 +161,9 @@ def _forward_call(spec: _Spec, operands: tuple[Any, ...]) -> Sequence[jax.Array]
             ((*image, 3), f32),
             (image, f32),
             (image, f32),
+            ((*image, channels), f32),
             ((n,), i32),
+            ((), i32),
             ((n, native.splat_floats), f32),
             ((n + 1,), i32),
             ((tiles + 1,), i32),
@@ -167,13 +176,13 @@ def _forward_call(spec: _Spec, operands: tuple[Any, ...]) -> Sequence[jax.Array]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _rasterize(spec: _Spec, *operands: Any) -> tuple[jax.Array, ...]:
-    return tuple(_forward_call(spec, operands)[:4])
+    return tuple(_forward_call(spec, operands)[:_IMAGES])
 
 
 def _rasterize_forward(spec: _Spec, *operands: Any) -> tuple[tuple[jax.Array, ...], tuple[Any, ...]]:
     results = _forward_call(spec, operands)
-    color, depth, alpha, radii, *residuals = results
-    return (color, depth, alpha, radii), (operands, (color, depth, alpha, *residuals))
+    images, radii_and_count, lists = results[:4], results[4:_IMAGES], results[_IMAGES:]
+    return (*images, *radii_and_count), (operands, (*images, *lists))
 
 
 def _rasterize_backward(spec: _Spec, saved: tuple[Any, ...], gradients: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -182,7 +191,7 @@ def _rasterize_backward(spec: _Spec, saved: tuple[Any, ...], gradients: tuple[An
     results = [jax.ShapeDtypeStruct(operands[i].shape, jnp.float32) for i in differentiable]
     # The order of the handler's results is that of the floating-point operands.
     out = jax.ffi.ffi_call(BACKWARD, results, vmap_method="expand_dims")(
-        *operands, *residuals, *gradients[:3], **spec.attributes()
+        *operands, *residuals, *gradients[:4], **spec.attributes()
     )
     by_operand = dict(zip(differentiable, out, strict=True))
     return tuple(by_operand.get(i) for i in range(len(operands)))
@@ -198,29 +207,33 @@ def render_native(
     background: jax.Array,
     sh_degree: jax.Array,
     mean2d_offset: jax.Array,
+    features: jax.Array,
+    mean2d_absolute: jax.Array | None,
     footprint: str,
+    antialiased: bool,
+    pair_capacity: int | None,
 ) -> tuple[jax.Array, ...]:
     """Render with the native kernels; see `ipsm_jax.rasterizer.render` for the meaning of everything.
 
     Returns:
-      color (h, w, 3), depth (h, w), alpha (h, w), radii (n,).
+      color (h, w, 3), depth (h, w), alpha (h, w), features (h, w, c), radii (n,), pair count ().
 
     Raises:
       NativeUnavailableError: the library is missing or does not fit the runtime.
       TypeError: an operand is not float32.
     """
     library = load_library()
-    operands = (
-        *gaussians,
-        alive,
-        mean2d_offset,
-        camera.camera_from_world,
-        camera.intrinsics,
-        background,
-        sh_degree,
-    )
-    names = (*gaussians._fields, "alive", "mean2d_offset", "camera_from_world", "intrinsics", "background")
-    for name, operand in zip(names, operands, strict=False):
+    named = {
+        **gaussians._asdict(),
+        "alive": alive,
+        "mean2d_offset": mean2d_offset,
+        "camera_from_world": camera.camera_from_world,
+        "intrinsics": camera.intrinsics,
+        "background": background,
+        "features": features,
+        "mean2d_absolute": jnp.zeros_like(mean2d_offset) if mean2d_absolute is None else mean2d_absolute,
+    }
+    for name, operand in named.items():
         wanted = jnp.bool_ if name == "alive" else jnp.float32
         if operand.dtype != wanted:
             raise TypeError(
@@ -228,7 +241,8 @@ def render_native(
                 'backend="reference" for other precisions'
             )
     n = gaussians.means.shape[0]
-    spec = _Spec(camera.width, camera.height, FOOTPRINTS[footprint], 0)
+    absolute = mean2d_absolute is not None
+    spec = _Spec(camera.width, camera.height, FOOTPRINTS[footprint], 0, antialiased, absolute)
     most = n * _tile_count(spec, library.tile_size)
-    capacity = max(1, min(max(_PAIRS_PER_GAUSSIAN * n, _MIN_PAIRS), most))
-    return _rasterize(spec._replace(pair_capacity=capacity), *operands)
+    wanted = max(_PAIRS_PER_GAUSSIAN * n, _MIN_PAIRS) if pair_capacity is None else pair_capacity
+    return _rasterize(spec._replace(pair_capacity=max(1, min(wanted, most))), *named.values(), sh_degree)

@@ -45,14 +45,15 @@ class ProjectedGaussians(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """Camera-space position (n, 3), image position (n, 2) and 2D covariance (xx, xy, yy, each (n,)), determinant."""
+    """Camera-space position (n, 3), image position (n, 2) and 2D covariance (xx, xy, yy, each (n,)), determinants."""
 
     position: Float[Array, "n 3"]
     means2d: Float[Array, "n 2"]
     xx: Float[Array, " n"]
     xy: Float[Array, " n"]
     yy: Float[Array, " n"]
-    determinant: Float[Array, " n"]
+    determinant: Float[Array, " n"]  # after dilation
+    determinant_before: Float[Array, " n"]  # before
 
 
 def rotation_matrices(quaternions: Float[Array, "n 4"]) -> Float[Array, "n 3 3"]:
@@ -100,8 +101,15 @@ def _splat_shape(
     aa, ab, bb = jnp.sum(a * a, axis=-1), jnp.sum(a * b, axis=-1), jnp.sum(b * b, axis=-1)
     # |a x b|^2 = aa bb - ab^2, without the cancellation that would turn thin Gaussians' determinants negative.
     cross = jnp.cross(a, b)
-    determinant = jnp.sum(cross * cross, axis=-1) + DILATION * (aa + bb) + DILATION**2
-    return _Shape(position, means2d, aa + DILATION, ab, bb + DILATION, determinant)
+    before = jnp.sum(cross * cross, axis=-1)
+    determinant = before + DILATION * (aa + bb) + DILATION**2
+    return _Shape(position, means2d, aa + DILATION, ab, bb + DILATION, determinant, before)
+
+
+def _blended_opacities(opacity_logits: Float[Array, " n"], shape: _Shape, antialiased: bool) -> Float[Array, " n"]:
+    """Opacities as they are blended: antialiased, what dilation adds in area is taken from the opacity."""
+    opacities = jax.nn.sigmoid(opacity_logits)
+    return opacities * jnp.sqrt(shape.determinant_before / shape.determinant) if antialiased else opacities
 
 
 def _pixel_boxes(
@@ -164,6 +172,7 @@ def project(
     sh_degree: int | Int[ArrayLike, ""],
     mean2d_offset: Float[Array, "n 2"],
     footprint: Footprint,
+    antialiased: bool = False,
 ) -> ProjectedGaussians:
     """Project Gaussians and find which pixels each may touch.
 
@@ -183,6 +192,7 @@ def project(
       sh_degree: 0 to 3, may be traced.
       mean2d_offset: (n, 2) pixels added to the projected means.
       footprint: "exact" or "3sigma".
+      antialiased: scale opacities by sqrt(det before / det after dilation), as Mip-Splatting and gsplat do.
 
     Raises:
       ValueError: an unknown footprint, a Python integer degree outside 0..3, or a camera with batch axes.
@@ -202,7 +212,9 @@ def project(
     # so that no NaN or infinity exists for a zero cotangent to be multiplied with.
     raw, offset, fixed_camera = lax.stop_gradient((gaussians, mean2d_offset, camera))
     raw_shape = _splat_shape(raw, _transform(raw.means, fixed_camera), fixed_camera, offset)
-    radii, boxes = _visibility(raw_shape, jax.nn.sigmoid(raw.opacity_logits), alive, camera, footprint)
+    radii, boxes = _visibility(
+        raw_shape, _blended_opacities(raw.opacity_logits, raw_shape, antialiased), alive, camera, footprint
+    )
     visible = radii > 0
 
     safe = Gaussians(
@@ -225,7 +237,7 @@ def project(
     return ProjectedGaussians(
         means2d=_select(visible, shape.means2d, 0),
         conics=_select(visible, conics, 0),
-        opacities=_select(visible, jax.nn.sigmoid(safe.opacity_logits), 0),
+        opacities=_select(visible, _blended_opacities(safe.opacity_logits, shape, antialiased), 0),
         colors=_select(visible, colors, 0),
         depths=_select(visible, position[:, 2], 0),
         radii=radii,

@@ -4,6 +4,7 @@ A pixel at p blends the Gaussians that cover it, nearest first:
 
     alpha_i = min(0.99, opacity_i exp(-(p - mean_i)^T conic_i (p - mean_i) / 2)),   T_i = prod_{k<i} (1 - alpha_k)
     color = sum_i c_i alpha_i T_i + T background,   depth = sum_i z_i alpha_i T_i,   alpha = sum_i alpha_i T_i
+    and any further features like depth.
 
 A Gaussian with alpha < 1/255 at the pixel is skipped; the first one that would bring T below 1e-4 ends the pixel and is
 itself left out. The gradient passes through the clamp at 0.99 as if it was not there.
@@ -34,7 +35,7 @@ _BLOCK = 64  # Gaussians summed at once, see _transmittance_after
 class _Splats(NamedTuple):
     """What blending needs, in drawing order; packed so that a tile fetches its Gaussians with two gathers."""
 
-    values: Float[Array, "n 10"]  # mean u, v; conic A, B, C; opacity; r, g, b; depth
+    values: Float[Array, "n 10+c"]  # mean u, v; conic A, B, C; opacity; r, g, b; depth; c features
     boxes: Int[Array, "n 4"]  # x0, y0, x1, y1; all zero (covering nothing) if invisible
 
 
@@ -49,7 +50,7 @@ def _clamp_alpha_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Arr
     return _clamp_alpha(*primals), tangents[0]
 
 
-def _sort_by_depth(projected: ProjectedGaussians) -> _Splats:
+def _sort_by_depth(projected: ProjectedGaussians, features: Float[Array, "n c"]) -> _Splats:
     """Splats by ascending depth, equal depths by slot index, invisible ones last."""
     key = jnp.where(projected.radii > 0, lax.stop_gradient(projected.depths), jnp.inf)
     order = jnp.argsort(key, stable=True)
@@ -60,6 +61,7 @@ def _sort_by_depth(projected: ProjectedGaussians) -> _Splats:
             projected.opacities[:, None],
             projected.colors,
             projected.depths[:, None],
+            jnp.where(projected.radii[:, None] > 0, features, 0),
         ],
         axis=-1,
     )
@@ -82,7 +84,7 @@ def _transmittance_after(alpha: Float[Array, "p k"]) -> Float[Array, "p k"]:
     return jnp.exp(within + offsets[..., None]).reshape(pixels, blocks * _BLOCK)[:, :count]
 
 
-def _blend(splats: _Splats, columns: Int[Array, " p"], rows: Int[Array, " p"]) -> Float[Array, "p 6"]:
+def _blend(splats: _Splats, columns: Int[Array, " p"], rows: Int[Array, " p"]) -> Float[Array, "p 6+c"]:
     """Blend splats, in the order given, at the pixels (columns, rows): r, g, b, depth, alpha, final T."""
     values, boxes = splats
     inside = (columns[:, None] >= boxes[None, :, 0]) & (columns[:, None] < boxes[None, :, 2])
@@ -103,7 +105,7 @@ def _blend(splats: _Splats, columns: Int[Array, " p"], rows: Int[Array, " p"]) -
     alpha = jnp.where(contributes, alpha, 0)
     after = _transmittance_after(alpha)
     before = jnp.concatenate([jnp.ones_like(after[:, :1]), after[:, :-1]], axis=1)
-    features = jnp.concatenate([values[:, 6:10], jnp.ones_like(values[:, :1])], axis=-1)
+    features = jnp.concatenate([values[:, 6:], jnp.ones_like(values[:, :1])], axis=-1)
     blended = jnp.matmul(alpha * before, features, precision="highest")
     return jnp.concatenate([blended, after[:, -1:]], axis=-1)
 
@@ -137,6 +139,8 @@ def render_reference(
     mean2d_offset: Float[Array, "n 2"],
     footprint: Footprint,
     max_per_tile: int | None = None,
+    features: Float[Array, "n c"] | None = None,
+    antialiased: bool = False,
 ) -> Rendering:
     """Render without native code, in the precision of `gaussians.means` (float64 where jax has it enabled).
 
@@ -150,7 +154,9 @@ def render_reference(
       footprint: "exact" or "3sigma", see `project`.
       max_per_tile: None lets every tile look at all n Gaussians. A number lets it look only at those whose pixel box
         overlaps it, at most so many: the same image for less work. A tile with more overlapping Gaussians comes out
-        as NaN in color, depth and alpha, so that nothing goes missing unnoticed.
+        as NaN in color, depth, alpha and features, so that nothing goes missing unnoticed.
+      features: (n, c) further values to blend, default none.
+      antialiased: see `project`.
 
     Returns:
       Rendering; differentiable in everything but alive, sh_degree and radii.
@@ -162,12 +168,14 @@ def render_reference(
     if max_per_tile is not None and max_per_tile < 1:
         raise ValueError(f"max_per_tile must be at least 1, or None for no limit; got {max_per_tile}")
     width, height = camera.width, camera.height
-    projected = project(gaussians, camera, alive, sh_degree, mean2d_offset, footprint)
-    splats = _sort_by_depth(projected)
+    if features is None:
+        features = jnp.zeros((gaussians.capacity, 0), gaussians.means.dtype)
+    projected = project(gaussians, camera, alive, sh_degree, mean2d_offset, footprint, antialiased)
+    splats = _sort_by_depth(projected, features)
     across, down = -(-width // TILE), -(-height // TILE)
 
     @jax.checkpoint
-    def render_tile(tile: Int[Array, ""]) -> Float[Array, "p 6"]:
+    def render_tile(tile: Int[Array, ""]) -> Float[Array, "p 6+c"]:
         x0, y0 = tile % across * TILE, tile // across * TILE
         pixel = jnp.arange(TILE * TILE)
         columns, rows = x0 + pixel % TILE, y0 + pixel // TILE
@@ -177,9 +185,11 @@ def render_reference(
         return jnp.where(overflow, jnp.nan, _blend(chosen, columns, rows))
 
     if gaussians.capacity == 0:
-        pixels = jnp.broadcast_to(jnp.array([0, 0, 0, 0, 0, 1], splats.values.dtype), (height, width, 6))
+        pixels = jnp.zeros((height, width, 6 + features.shape[1]), splats.values.dtype).at[..., -1].set(1)
     else:
         pixels = _untile(lax.map(render_tile, jnp.arange(across * down)), width, height)
     background = jnp.asarray(background, pixels.dtype)
-    color = pixels[..., :3] + pixels[..., 5:] * background[None, None, :]
-    return Rendering(color, pixels[..., 3], pixels[..., 4], projected.radii)
+    color = pixels[..., :3] + pixels[..., -1:] * background[None, None, :]
+    return Rendering(
+        color, pixels[..., 3], pixels[..., -2], projected.radii, pixels[..., 4:-2], jnp.zeros((), jnp.int32)
+    )

@@ -39,7 +39,11 @@ def render(
     background: Float[ArrayLike, " 3"] | None = None,
     sh_degree: int | Int[Array, ""] = 3,
     mean2d_offset: Float[Array, "n 2"] | None = None,
+    features: Float[Array, "n c"] | None = None,
+    mean2d_absolute: Float[Array, "n 2"] | None = None,
     footprint: Literal["exact", "3sigma"] = "exact",
+    antialiased: bool = False,
+    pair_capacity: int | None = None,
     backend: Backend = "auto",
 ) -> Rendering:
     """Render Gaussians as one camera sees them; differentiable in everything but `alive` and `sh_degree`.
@@ -55,15 +59,22 @@ def render(
       sh_degree: degree of the spherical harmonics in use, 0 to 3; may be traced.
       mean2d_offset: (n, 2) added to the projected means, in pixels. Pass zeros and differentiate to get the
         screen-space gradient that density control looks at.
+      features: (n, c) further values per Gaussian, any number of channels, blended like colors but without background.
+      mean2d_absolute: (n, 2), any values; they have no influence on the image. Their "gradient" is the sum over the
+        pixels of |dL/d(mean2d)| (AbsGS), componentwise, in 1 / pixels. Native only.
       footprint: "exact" draws each Gaussian out to alpha = 1/255; "3sigma" cuts it like the original, at the square of
         16 x 16 tiles around 3 standard deviations.
+      antialiased: scale each opacity by sqrt(det before / det after dilation), so that Gaussians thinner than a pixel
+        do not become too bright when seen from afar (Mip-Splatting; gsplat's rasterize_mode="antialiased").
+      pair_capacity: room for (Gaussian, tile) pairs between forward and backward pass, default 8 a slot. When a frame
+        has more (see `Rendering.pair_count`), the CPU sorts once more in the backward pass: slower, the same result.
       backend: "native" (compiled kernels), "reference" (plain jnp; the oracle, slow), "auto" = native.
 
     Returns:
-      `Rendering` with color (h, w, 3), depth (h, w), alpha (h, w), radii (n,).
+      `Rendering` with color (h, w, 3), depth (h, w), alpha (h, w), radii (n,), features (h, w, c).
 
     Raises:
-      ValueError: a shape does not fit, or an unknown footprint or backend.
+      ValueError: a shape does not fit, an unknown footprint or backend, or something that the reference cannot do.
       TypeError: an operand has a precision that the native kernels do not take.
       NativeUnavailableError: the native library is missing or does not fit the installed jaxlib or device.
     """
@@ -72,6 +83,7 @@ def render(
     alive = jnp.ones(n, bool) if alive is None else jnp.asarray(alive)
     background = jnp.zeros(3, dtype) if background is None else jnp.asarray(background, dtype)
     offset = jnp.zeros((n, 2), dtype) if mean2d_offset is None else mean2d_offset
+    features = jnp.zeros((n, 0), dtype) if features is None else jnp.asarray(features)
     degree = jnp.asarray(sh_degree, jnp.int32)
     _check_shapes(
         gaussians,
@@ -80,6 +92,8 @@ def render(
             "alive": (alive, (n,)),
             "background": (background, (3,)),
             "mean2d_offset": (offset, (n, 2)),
+            "features": (features, (n, jnp.shape(features)[-1] if jnp.ndim(features) else 0)),
+            **({} if mean2d_absolute is None else {"mean2d_absolute": (mean2d_absolute, (n, 2))}),
             "sh_degree": (degree, ()),
         },
     )
@@ -87,8 +101,22 @@ def render(
         raise ValueError(f"unknown footprint {footprint!r}; choose from {', '.join(FOOTPRINTS)}")
     if backend not in get_args(Backend):
         raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(get_args(Backend))}")
+    if pair_capacity is not None and pair_capacity < 1:
+        raise ValueError(f"pair_capacity must be at least 1, or None for the default; got {pair_capacity}")
     if backend == "reference":
-        return render_reference(gaussians, camera, alive, background, degree, offset, footprint)
+        if mean2d_absolute is not None:
+            raise ValueError('absolute gradients (mean2d_absolute) need backend="native": the reference has none')
+        return render_reference(
+            gaussians,
+            camera,
+            alive,
+            background,
+            degree,
+            offset,
+            footprint,
+            features=features,
+            antialiased=antialiased,
+        )
     gaussians = Gaussians(*map(jnp.asarray, gaussians))
     camera = Camera(jnp.asarray(camera.camera_from_world), jnp.asarray(camera.intrinsics), camera.width, camera.height)
     platform = jax.default_backend()
@@ -96,4 +124,17 @@ def render(
         raise NativeUnavailableError(
             f"the native rasterizer was built for CPUs, and JAX runs on {platform} here; set JAX_PLATFORMS=cpu"
         )
-    return Rendering(*render_native(gaussians, camera, alive, background, degree, offset, footprint))
+    color, depth, alpha, image, radii, pair_count = render_native(
+        gaussians,
+        camera,
+        alive,
+        background,
+        degree,
+        offset,
+        features,
+        mean2d_absolute,
+        footprint,
+        antialiased,
+        pair_capacity,
+    )
+    return Rendering(color, depth, alpha, radii, image, pair_count)

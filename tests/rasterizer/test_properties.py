@@ -31,8 +31,8 @@ def render_images(view, alive=None, sh_degree=3) -> Rendering:
 
 
 def loss(view, alive=None, sh_degree=3):
-    color, depth, alpha, _ = render_images(view, alive, sh_degree)
-    return jnp.sum(jnp.sin(3 * color)) + jnp.sum(jnp.cos(depth)) + jnp.sum(alpha**2)
+    result = render_images(view, alive, sh_degree)
+    return jnp.sum(jnp.sin(3 * result.color)) + jnp.sum(jnp.cos(result.depth)) + jnp.sum(result.alpha**2)
 
 
 run = jax.jit(render_images)

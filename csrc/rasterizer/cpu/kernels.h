@@ -5,34 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../config.h"
+#include "../types.h"
 
 namespace ipsm::cpu {
-
-struct View {
-  const float *camera_from_world; // (4, 4)
-  const float *intrinsics;        // (4,) fx fy cx cy
-  const float *background;        // (3,)
-  int width, height;
-  int degree; // of the spherical harmonics, 0..3
-  Footprint footprint;
-};
-
-struct GaussianInputs {
-  const float *means;          // (N, 3)
-  const float *log_scales;     // (N, 3)
-  const float *quaternions;    // (N, 4)
-  const float *opacity_logits; // (N,)
-  const float *sh_dc;          // (N, 3)
-  const float *sh_rest;        // (N, K, 3)
-  const uint8_t *alive;        // (N,)
-  const float *offset;         // (N, 2) pixels, added to the projected mean
-  int rest;                    // K
-};
-
-struct GaussianGradients {
-  float *means, *log_scales, *quaternions, *opacity_logits, *sh_dc, *sh_rest, *offset; // shapes as above
-};
 
 // A growing list of tile ids. `grow` makes room for `extra` more; it lives in code for the baseline instruction set.
 struct TileList {
@@ -46,6 +21,8 @@ struct TileImage {
   const Splat *splats;
   const Pair *pairs; // this tile's, front to back
   int count;
+  const float *features; // (N, C) of the Gaussians
+  float *scratch;        // room for (kTileSize + 1) * C rows of kTileSize floats, 64-byte aligned
 };
 
 struct Kernels {
@@ -54,13 +31,11 @@ struct Kernels {
   // ids.
   void (*project)(const View &, const GaussianInputs &, int64_t begin, int64_t end, Splat *, int32_t *radii,
                   uint32_t *tile_count, TileList &);
-  // Blends one tile into (H, W, 3), (H, W), (H, W); returns how many of its splats were looked at before all pixels
-  // stopped.
-  int (*blend)(const View &, const TileImage &, float *color, float *depth, float *alpha);
-  // Gradient of the first `processed` splats of one tile: each goes to its slot of `sums`, kPairGradientSize floats,
-  // and sets `written` there. Images come first, their gradients (d_*) after.
-  void (*blend_backward)(const View &, const TileImage &, int processed, const float *color, const float *depth,
-                         const float *alpha, const float *d_color, const float *d_depth, const float *d_alpha,
+  // Blends one tile into the images; returns how many of its splats were looked at before all pixels stopped.
+  int (*blend)(const View &, const TileImage &, const Images &);
+  // Gradient of the first `processed` splats of one tile, given the images and their gradients: each goes to its slot
+  // of `sums`, kPairGradientSize plus view.channels floats, and sets `written` there.
+  void (*blend_backward)(const View &, const TileImage &, int processed, const ConstImages &, const ConstImages &d,
                          float *sums, uint8_t *written);
   // Gradient of Gaussians [begin, end) from the sums of their pairs, as far as these were written; slots of Gaussian i
   // begin at slot_start[i] and end at slot_start[i + 1].

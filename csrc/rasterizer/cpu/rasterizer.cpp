@@ -13,15 +13,16 @@ int tiles_across(int pixels) { return (pixels + kTileSize - 1) / kTileSize; }
 
 // Calls work(tile, TileImage) for every tile, in parallel.
 template <typename Work>
-void for_each_tile(const View &view, const Splat *splats, const Residuals &residuals, const Pair *pairs,
+void for_each_tile(const View &view, const GaussianInputs &gaussians, const Residuals &residuals, const Pair *pairs,
                    Executor &executor, const Work &work) {
   const int across = tiles_across(view.width);
   const int64_t tiles = tile_count(view.width, view.height);
   executor.for_each((tiles + kTilesPerTask - 1) / kTilesPerTask, [&](int64_t task) {
+    float *scratch = thread_scratch(static_cast<size_t>(kTileSize + 1) * kTileSize * view.channels);
     for (int64_t tile = task * kTilesPerTask; tile < tiles && tile < (task + 1) * kTilesPerTask; tile++) {
       const int32_t start = residuals.tile_start[tile];
-      work(tile, TileImage{static_cast<int>(tile % across), static_cast<int>(tile / across), splats, pairs + start,
-                           residuals.tile_start[tile + 1] - start});
+      work(tile, TileImage{static_cast<int>(tile % across), static_cast<int>(tile / across), residuals.splats,
+                           pairs + start, residuals.tile_start[tile + 1] - start, gaussians.features, scratch});
     }
   });
 }
@@ -35,8 +36,8 @@ void forward(const View &view, const GaussianInputs &gaussians, int64_t count, c
   const Kernels &kernels = select_kernels();
   BorrowedWorkspace work;
   const Pair *pairs = project_and_sort(kernels, view, gaussians, count, radii, residuals, *work, executor);
-  for_each_tile(view, residuals.splats, residuals, pairs, executor, [&](int64_t tile, const TileImage &image) {
-    residuals.tile_processed[tile] = kernels.blend(view, image, images.color, images.depth, images.alpha);
+  for_each_tile(view, gaussians, residuals, pairs, executor, [&](int64_t tile, const TileImage &image) {
+    residuals.tile_processed[tile] = kernels.blend(view, image, images);
   });
 }
 
@@ -56,13 +57,12 @@ void backward(const View &view, const GaussianInputs &gaussians, int64_t count, 
     again.tile_start = work->tile_start.reserve(tile_count(view.width, view.height) + 1);
     pairs = project_and_sort(kernels, view, gaussians, count, work->radii.reserve(count), again, *work, executor);
   }
-  float *sums = work->sums.reserve(pair_count * kPairGradientSize);
+  float *sums = work->sums.reserve(pair_count * (kPairGradientSize + view.channels));
   // Most pairs of a trained scene lie behind what stops their tile: their sums are neither written nor read.
   uint8_t *written = work->written.reserve(pair_count);
   std::memset(written, 0, pair_count);
-  for_each_tile(view, residuals.splats, residuals, pairs, executor, [&](int64_t tile, const TileImage &image) {
-    kernels.blend_backward(view, image, residuals.tile_processed[tile], images.color, images.depth, images.alpha,
-                           d_images.color, d_images.depth, d_images.alpha, sums, written);
+  for_each_tile(view, gaussians, residuals, pairs, executor, [&](int64_t tile, const TileImage &image) {
+    kernels.blend_backward(view, image, residuals.tile_processed[tile], images, d_images, sums, written);
   });
 
   const int64_t chunks = chunk_count(count);

@@ -6,16 +6,6 @@
 
 namespace ipsm::cpu {
 
-struct Images {
-  float *color; // (H, W, 3)
-  float *depth; // (H, W)
-  float *alpha; // (H, W)
-};
-
-struct ConstImages {
-  const float *color, *depth, *alpha;
-};
-
 // What the forward pass leaves for the backward pass. The pair lists hold `capacity` entries; when a frame has more
 // pairs than that, they are left empty and the backward pass sorts once more instead: slower, never wrong.
 struct Residuals {

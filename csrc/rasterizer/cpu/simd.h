@@ -133,6 +133,11 @@ static inline uint32_t bits(RowMask m) {
 
 #endif
 
+static inline RowF absolute(RowF a) {
+  IPSM_EACH a.v[k] = (VecF)((VecI)a.v[k] & 0x7fffffff);
+  return a;
+}
+
 // Sum of the 16 lanes, by halving.
 static inline float sum(RowF a) {
   VecF t = a.v[0];

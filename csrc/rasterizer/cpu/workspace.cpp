@@ -24,6 +24,23 @@ void OwnedTileList::grow_list(TileList &list, size_t extra) {
   list.capacity = wanted;
 }
 
+float *thread_scratch(size_t count) {
+  struct Memory {
+    void *data = nullptr;
+    size_t capacity = 0;
+    ~Memory() { std::free(data); }
+  };
+  static thread_local Memory memory;
+  if (count > memory.capacity) {
+    std::free(memory.data);
+    memory.capacity = 0;
+    memory.data = std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64);
+    if (!memory.data) throw std::bad_alloc();
+    memory.capacity = count;
+  }
+  return static_cast<float *>(memory.data);
+}
+
 BorrowedWorkspace::BorrowedWorkspace() {
   {
     std::lock_guard<std::mutex> lock(pool().mutex);

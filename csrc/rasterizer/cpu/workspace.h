@@ -38,6 +38,10 @@ private:
   size_t capacity_ = 0;
 };
 
+// `count` floats of the calling thread, aligned to 64 bytes; null for none. Kept until the thread ends, replaced when
+// it asks for more.
+float *thread_scratch(size_t count);
+
 // TileList with ownership.
 struct OwnedTileList : TileList {
   OwnedTileList() : TileList{nullptr, 0, 0, &grow_list} {}

@@ -18,7 +18,7 @@ class Rendering(NamedTuple):
     depth: (H, W), the sum of z * alpha * T over the Gaussians (not divided by alpha), in world units.
     alpha: (H, W), the sum of alpha * T, in [0, 1].
     radii: (n,) int32, the screen radius in pixels of every slot, 0 where the Gaussian is not visible.
-    features: (H, W, c), the sum of feature * alpha * T over the Gaussians, without background; c = 0 if none were given.
+    features: (H, W, c), the sum of feature * alpha * T over the Gaussians, without background; c = 0 if none given.
     pair_count: () int32, how many (Gaussian, tile) pairs the native rasterizer drew; 0 from the reference.
     """
 

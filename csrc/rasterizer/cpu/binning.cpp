@@ -1,5 +1,6 @@
 #include "binning.h"
 
+#include <atomic>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -40,11 +41,16 @@ const Pair *project_and_sort(const Kernels &kernels, const View &view, const Gau
   const int64_t chunks = chunk_count(count), tiles = tile_count(view.width, view.height);
   uint32_t *tile_counts = work.tile_count.reserve(count);
   while (work.tiles.size() < static_cast<size_t>(chunks)) work.tiles.push_back(std::make_unique<OwnedTileList>());
+  std::atomic<int64_t> total{0};
   executor.for_each(chunks, [&](int64_t chunk) {
     const int64_t begin = chunk * kChunk, end = begin + kChunk < count ? begin + kChunk : count;
     work.tiles[chunk]->size = 0;
+    if (total.load(std::memory_order_relaxed) > INT32_MAX) return; // hopeless: do not fill the memory as well
     kernels.project(view, gaussians, begin, end, residuals.splats, radii, tile_counts, *work.tiles[chunk]);
+    total.fetch_add(static_cast<int64_t>(work.tiles[chunk]->size), std::memory_order_relaxed);
   });
+  if (total > INT32_MAX)
+    throw std::length_error("more than 2^31 - 1 (Gaussian, tile) pairs in one image; use fewer or smaller Gaussians");
 
   // Slots are numbered Gaussian by Gaussian, so that a Gaussian's gradients lie side by side.
   uint32_t *keys[2] = {work.keys[0].reserve(count), work.keys[1].reserve(count)};
@@ -55,7 +61,6 @@ const Pair *project_and_sort(const Kernels &kernels, const View &view, const Gau
     residuals.slot_start[i] = static_cast<int32_t>(pairs);
     if (!tile_counts[i]) continue;
     pairs += tile_counts[i];
-    if (pairs > INT32_MAX) throw std::length_error("more than 2^31 - 1 (Gaussian, tile) pairs in one image");
     std::memcpy(&keys[0][visible], &residuals.splats[i].depth, 4);
     order[0][visible++] = static_cast<uint32_t>(i);
   }

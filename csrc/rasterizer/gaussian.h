@@ -17,7 +17,7 @@ IPSM_HD int usable_degree(int degree, int rest) {
 struct Coverage {
   int x0, x1, y0, y1; // pixels, inclusive, inside the image; empty when x0 > x1 or y0 > y1
   float q, lean;      // the exact footprint is a t^2 + d dy^2 <= q; its rightmost point lies `lean` below the mean
-  bool whole;         // the image's left and right border cut nothing off the exact footprint
+  bool one_column;    // the exact footprint lies between the first and the last pixel of one column of tiles
 };
 
 // Integer pixels within [center - half, center + half], cut to [0, size). Nothing is converted to an integer before it is
@@ -45,9 +45,10 @@ IPSM_HD_ONCE Coverage coverage_of(const Splat &p, int width, int height, Footpri
   c.q = 2 * (kLn2 * p.log2_opacity + kLn255);
   const float half_x = __builtin_sqrtf(max_of(0, c.q * cov_xx)), half_y = __builtin_sqrtf(max_of(0, c.q * cov_yy));
   c.lean = half_x * cov_xy / cov_xx;
-  c.whole = p.x - half_x >= 0 && p.x + half_x <= (float)(width - 1);
   pixels_within(p.x, half_x, width, c.x0, c.x1);
   pixels_within(p.y, half_y, height, c.y0, c.y1);
+  const int left = c.x0 - c.x0 % kTileSize, right = left + kTileSize < width ? left + kTileSize - 1 : width - 1;
+  c.one_column = p.x - half_x >= (float)left && p.x + half_x <= (float)right;
   return c;
 }
 
@@ -73,8 +74,7 @@ template <typename Visit>
 IPSM_HD void visit_tile_rows(const Splat &p, const Coverage &c, Footprint footprint, const Visit &visit) {
   if (c.x0 > c.x1 || c.y0 > c.y1) return;
   const int tx0 = c.x0 / kTileSize, tx1 = c.x1 / kTileSize, ty1 = c.y1 / kTileSize;
-  // A footprint that lies within one column of tiles touches it in every row.
-  const bool all = footprint == Footprint::kThreeSigma || (tx0 == tx1 && c.whole);
+  const bool all = footprint == Footprint::kThreeSigma || c.one_column;
   for (int ty = c.y0 / kTileSize; ty <= ty1; ty++) {
     int first = tx0, last = tx1;
     if (all || tile_row_of(p, c, ty, first, last)) visit(ty, first, last);

@@ -1,5 +1,6 @@
 #include "binning.h"
 
+#include <atomic>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -67,19 +68,23 @@ const Pair *project_and_sort(const Kernels &kernels, const View &view, const Gau
   int64_t *pairs_before = work.pairs_before.reserve(chunks + 1),
           *visible_before = work.visible_before.reserve(chunks + 1);
   const auto end_of = [&](int64_t chunk) { return (chunk + 1) * kChunk < count ? (chunk + 1) * kChunk : count; };
+  std::atomic<int64_t> total{0};
   executor.for_each(chunks, [&](int64_t chunk) {
     work.tiles[chunk]->size = 0;
+    if (total.load(std::memory_order_relaxed) > INT32_MAX) return; // hopeless: do not fill the memory as well
     kernels.project(view, gaussians, chunk * kChunk, end_of(chunk), residuals.splats, radii, tile_counts,
                     *work.tiles[chunk]);
     pairs_before[chunk] = static_cast<int64_t>(work.tiles[chunk]->size), visible_before[chunk] = 0;
     for (int64_t i = chunk * kChunk; i < end_of(chunk); i++) visible_before[chunk] += tile_counts[i] != 0;
+    total.fetch_add(pairs_before[chunk], std::memory_order_relaxed);
   });
+  if (total > INT32_MAX)
+    throw std::length_error("more than 2^31 - 1 (Gaussian, tile) pairs in one image; use fewer or smaller Gaussians");
   int64_t pairs = 0, visible = 0;
   for (int64_t chunk = 0; chunk < chunks; chunk++) {
     pairs += std::exchange(pairs_before[chunk], pairs);
     visible += std::exchange(visible_before[chunk], visible);
   }
-  if (pairs > INT32_MAX) throw std::length_error("more than 2^31 - 1 (Gaussian, tile) pairs in one image");
 
   // Slots are numbered Gaussian by Gaussian, so that a Gaussian's gradients lie side by side.
   uint32_t *keys[2] = {work.keys[0].reserve(visible), work.keys[1].reserve(visible)};

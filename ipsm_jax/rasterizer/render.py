@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ipsm_jax.rasterizer.native import FOOTPRINTS, NativeUnavailableError, render_native
@@ -75,14 +76,15 @@ def render(
 
     Raises:
       ValueError: a shape does not fit, an unknown footprint or backend, or something that the reference cannot do.
-      TypeError: an operand has a precision that the native kernels do not take.
+      TypeError: an operand has a precision that the native kernels do not take, or `antialiased` is not a bool.
       NativeUnavailableError: the native library is missing or does not fit the installed jaxlib or device.
     """
     n = gaussians.means.shape[0] if jnp.ndim(gaussians.means) else 0
     dtype = jnp.result_type(gaussians.means)
     alive = jnp.ones(n, bool) if alive is None else jnp.asarray(alive)
     background = jnp.zeros(3, dtype) if background is None else jnp.asarray(background, dtype)
-    offset = jnp.zeros((n, 2), dtype) if mean2d_offset is None else mean2d_offset
+    offset = jnp.zeros((n, 2), dtype) if mean2d_offset is None else jnp.asarray(mean2d_offset)
+    absolute = None if mean2d_absolute is None else jnp.asarray(mean2d_absolute)
     features = jnp.zeros((n, 0), dtype) if features is None else jnp.asarray(features)
     degree = jnp.asarray(sh_degree, jnp.int32)
     _check_shapes(
@@ -92,19 +94,29 @@ def render(
             "alive": (alive, (n,)),
             "background": (background, (3,)),
             "mean2d_offset": (offset, (n, 2)),
-            "features": (features, (n, jnp.shape(features)[-1] if jnp.ndim(features) else 0)),
-            **({} if mean2d_absolute is None else {"mean2d_absolute": (mean2d_absolute, (n, 2))}),
+            **({} if absolute is None else {"mean2d_absolute": (absolute, (n, 2))}),
             "sh_degree": (degree, ()),
         },
     )
+    if features.ndim != 2 or features.shape[0] != n:
+        raise ValueError(
+            f"features has shape {features.shape}, want ({n}, any number of channels); for batches use jax.vmap over "
+            "render"
+        )
     if footprint not in FOOTPRINTS:
         raise ValueError(f"unknown footprint {footprint!r}; choose from {', '.join(FOOTPRINTS)}")
     if backend not in get_args(Backend):
         raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(get_args(Backend))}")
-    if pair_capacity is not None and pair_capacity < 1:
-        raise ValueError(f"pair_capacity must be at least 1, or None for the default; got {pair_capacity}")
+    if not isinstance(antialiased, (bool, np.bool_)):
+        raise TypeError(
+            f"antialiased must be True or False, known when the program is traced; got {type(antialiased).__name__}"
+        )
+    if pair_capacity is not None and (not isinstance(pair_capacity, (int, np.integer)) or pair_capacity < 1):
+        raise ValueError(
+            f"pair_capacity must be an integer of at least 1, or None for the default; got {pair_capacity}"
+        )
     if backend == "reference":
-        if mean2d_absolute is not None:
+        if absolute is not None:
             raise ValueError('absolute gradients (mean2d_absolute) need backend="native": the reference has none')
         return render_reference(
             gaussians,
@@ -132,9 +144,9 @@ def render(
         degree,
         offset,
         features,
-        mean2d_absolute,
+        absolute,
         footprint,
-        antialiased,
+        bool(antialiased),
         pair_capacity,
     )
     return Rendering(color, depth, alpha, radii, image, pair_count)

@@ -172,13 +172,6 @@ void Fiber::enter() {
   __builtin_trap(); // it returned
 }
 
-void Fiber::forget() {
-#ifdef CUDA_ON_HOST_THREAD
-  __tsan_destroy_fiber(shadow_);
-  shadow_ = __tsan_create_fiber(0);
-#endif
-}
-
 void Fiber::release([[maybe_unused]] void *token) {
 #ifdef CUDA_ON_HOST_THREAD
   void *const running = __tsan_get_current_fiber();

@@ -20,9 +20,6 @@ public:
 
   void switch_to(Fiber &next); // called by the running fiber on itself; returns when somebody switches back
 
-  // For ThreadSanitizer alone. From now on this resting fiber is another thread.
-  void forget();
-
   // For ThreadSanitizer alone: what this fiber did before it released a token happens before what another does after
   // it acquired the token. The running fiber may call them for any other.
   void release(void *token);

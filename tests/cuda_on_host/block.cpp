@@ -226,6 +226,10 @@ bool same(const WarpCall &a, const WarpCall &b) {
   return a.operation == b.operation && a.mask == b.mask && a.bytes == b.bytes;
 }
 
+bool same(const Site &a, const Site &b) {
+  return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+}
+
 // Carries out the call when all lanes that it names are there.
 bool complete(unsigned w, const WarpCall &call) {
   Warp &warp = g_warps[w];
@@ -310,10 +314,8 @@ void run_block(unsigned threads, unsigned cast) {
     const uint3 index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y)};
     g_threads[t] = {index, t / 32, t % 32, g_fibers[kCasts * t + cast].get(), {Operation::kSyncThreads, 0}, {"", 0}, 0};
   }
-  Fiber host;
-  g_host = &host;
   while (g_live != 0) {
-    yield(host);
+    yield(*g_host);
     if (g_live != 0) fail(explain_deadlock());
   }
 }
@@ -342,6 +344,7 @@ void run_grid(dim3 grid, dim3 block, void (*body)(void *), void *context) {
   g_cancelled = false, g_error.clear();
   g_random = g_order;
   Fiber host;
+  g_host = &host;
   host.release(&g_begin);
   const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
   for (uint64_t i = 0; i < blocks && !g_cancelled; i++) {
@@ -361,7 +364,7 @@ int barrier(Operation operation, int predicate, Site site) {
     g_predicates = 0;
   } else {
     const Thread &first = *g_first_in_barrier;
-    if (first.call.operation != operation || first.site.line != site.line || strcmp(first.site.file, site.file) != 0) {
+    if (first.call.operation != operation || !same(first.site, site)) {
       fail("barrier divergence: " + text(first) + " waits in " + text(first.call, first.site) + ", " + text(me) +
            " in " + text(me.call, site));
       throw Cancelled();

@@ -172,22 +172,20 @@ void Fiber::enter() {
   __builtin_trap(); // it returned
 }
 
-void Fiber::release([[maybe_unused]] void *token) {
 #ifdef CUDA_ON_HOST_THREAD
+void Fiber::release(void *token) {
   void *const running = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(shadow_, __tsan_switch_to_fiber_no_sync);
   __tsan_release(token);
   __tsan_switch_to_fiber(running, __tsan_switch_to_fiber_no_sync);
-#endif
 }
 
-void Fiber::acquire([[maybe_unused]] void *token) {
-#ifdef CUDA_ON_HOST_THREAD
+void Fiber::acquire(void *token) {
   void *const running = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(shadow_, __tsan_switch_to_fiber_no_sync);
   __tsan_acquire(token);
   __tsan_switch_to_fiber(running, __tsan_switch_to_fiber_no_sync);
-#endif
 }
+#endif
 
 } // namespace cuda_on_host

@@ -22,8 +22,13 @@ public:
 
   // For ThreadSanitizer alone: what this fiber did before it released a token happens before what another does after
   // it acquired the token. The running fiber may call them for any other.
+#ifdef CUDA_ON_HOST_THREAD
   void release(void *token);
   void acquire(void *token);
+#else
+  void release(void *) {}
+  void acquire(void *) {}
+#endif
 
 private:
   static void enter();

@@ -1,8 +1,8 @@
 // Runs grids: block after block, and in a block one thread until it waits, then another.
 #include "block.h"
 
+#include <atomic>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -26,7 +26,7 @@ constexpr unsigned kCasts = 2;
 constexpr unsigned kCasts = 1;
 #endif
 
-std::recursive_mutex g_one_at_a_time;
+std::atomic_flag g_busy = ATOMIC_FLAG_INIT;
 uint32_t g_order = 0, g_random = 0;
 std::vector<std::unique_ptr<Fiber>> g_fibers;
 
@@ -35,7 +35,7 @@ void (*g_body)(void *);
 void *g_context;
 Fiber *g_host;
 std::string g_error;
-char g_begin, g_end; // tokens that order it with what the host does before and after
+char *g_begin, *g_end; // tokens that order it with what the host does before and after
 
 std::string text(const uint3 &v) {
   return "(" + std::to_string(v.x) + "," + std::to_string(v.y) + "," + std::to_string(v.z) + ")";
@@ -85,7 +85,7 @@ void live(Fiber &self) {
   for (;;) {
     Thread &me = *g_block.running;
     if (!g_block.cancelled) {
-      self.acquire(&g_begin);
+      self.acquire(g_begin);
       try {
         g_body(g_context);
       } catch (const Cancelled &) {
@@ -94,7 +94,7 @@ void live(Fiber &self) {
       } catch (...) {
         fail(text(me) + " threw an exception");
       }
-      self.release(&g_end);
+      self.release(g_end);
     }
     exit_thread(me);
     yield(self);
@@ -103,6 +103,7 @@ void live(Fiber &self) {
 
 void run_block(unsigned threads, unsigned cast) {
   g_block.tokens = std::make_unique<Tokens>();
+  forget_static_variables();
   g_block.live = threads, g_block.in_barrier = 0, g_block.runnable_warps = 0;
   for (unsigned w = 0; w < kMaxWarps; w++) {
     const unsigned lanes = threads > 32 * w ? threads - 32 * w : 0;
@@ -162,9 +163,11 @@ void fail(const std::string &message) {
 void set_order(uint32_t seed) { g_order = seed; }
 
 void run_grid(dim3 grid, dim3 block, void (*body)(void *), void *context) {
-  std::lock_guard<std::recursive_mutex> lock(g_one_at_a_time);
-  if (g_block.running != nullptr) throw Error("a kernel launches a kernel");
   check(grid, block);
+  if (g_busy.test_and_set()) throw Error("a kernel is launched while one runs: by a kernel, or by two threads at once");
+  struct Leave {
+    ~Leave() { g_busy.clear(); }
+  } leave;
   const unsigned threads = block.x * block.y * block.z;
   while (g_fibers.size() < kCasts * threads) g_fibers.push_back(std::make_unique<Fiber>(kStackBytes, live));
   gridDim = grid, blockDim = block;
@@ -172,15 +175,16 @@ void run_grid(dim3 grid, dim3 block, void (*body)(void *), void *context) {
   g_block.cancelled = false, g_error.clear();
   g_random = g_order;
   Fiber host;
-  g_host = &host;
-  host.release(&g_begin);
+  char begin, end;
+  g_host = &host, g_begin = &begin, g_end = &end;
+  host.release(g_begin);
   const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
   for (uint64_t i = 0; i < blocks && !g_block.cancelled; i++) {
     const uint64_t b = g_order % 2 == 0 ? i : blocks - 1 - i; // half of the orders go backwards
     blockIdx = {(unsigned)(b % grid.x), (unsigned)(b / grid.x % grid.y), (unsigned)(b / grid.x / grid.y)};
     run_block(threads, (unsigned)__builtin_popcountll(b) % kCasts);
   }
-  host.acquire(&g_end);
+  host.acquire(g_end);
   if (g_block.cancelled) throw Error(g_error);
 }
 

@@ -44,4 +44,8 @@ private:
   void *shadow_ = nullptr;        // ThreadSanitizer's
 };
 
+// For ThreadSanitizer alone: forgets who accessed the program's static variables, and which locks and tokens are among
+// them. Shared memory is static variables, and each block has its own.
+void forget_static_variables();
+
 } // namespace cuda_on_host

@@ -19,16 +19,20 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 EMULATION = [HERE / name for name in ("block.cpp", "synchronize.cpp", "fiber.cpp")]
+LAYOUT = HERE / "shared_memory.ld"
 HEADERS = ("*.h", "*.cuh", "*.inc")
 
 # nvcc does not warn about comparisons of signed with unsigned numbers, and `#pragma unroll` is CUDA's.
 FLAGS = ["-std=c++17", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-sign-compare"]
-FLAGS += ["-Wno-unknown-pragmas", "-DIPSM_CUDA_ON_HOST", f"-I{HERE}"]
+FLAGS += ["-Wno-unknown-pragmas", "-fdata-sections", "-DIPSM_CUDA_ON_HOST", f"-I{HERE}"]
 # The emulation itself stays without: it tells the sanitizers what it does with stacks and threads.
 SANITIZERS = {
     "": ([], []),
-    "address,undefined": (["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], ["-DCUDA_ON_HOST_ADDRESS"]),
-    "thread": (["-fsanitize=thread"], ["-DCUDA_ON_HOST_THREAD"]),
+    "address,undefined": (
+        ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+        ["-DCUDA_ON_HOST_ADDRESS"],
+    ),
+    "thread": (["-O1", "-fsanitize=thread"], ["-DCUDA_ON_HOST_THREAD"]),
 }
 
 
@@ -44,6 +48,15 @@ def shared_library(sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
 def program(sources: Sequence[Path], flags: Sequence[str] = (), sanitizer: str = "") -> Path:
     """Program of `sources`, one of which has a main, and the emulation. `sanitizer`: a key of SANITIZERS."""
     return _link(sources, flags, sanitizer, [], "")
+
+
+def run(made: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a program and keep what it prints. Not zero when it fails or its sanitizer finds something."""
+    command = [str(made), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if "ThreadSanitizer: unexpected memory mapping" in result.stderr:  # addresses are more random than it can bear
+        result = subprocess.run(["setarch", "-R", *command], capture_output=True, text=True)
+    return result
 
 
 def missing_tool(sanitizer: str = "") -> str | None:
@@ -65,8 +78,9 @@ def _link(sources: Sequence[Path], flags: Sequence[str], sanitizer: str, mode: l
     jobs += [(source, (*FLAGS, *of_emulation)) for source in EMULATION]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: _compile(*job), jobs))
-    command = ["g++", *mode, *of_kernels, *map(str, objects)]
-    name = hashlib.sha256(" ".join(command).encode()).hexdigest()[:20]  # objects are named by their content
+    command = ["g++", *mode, *of_kernels, *map(str, objects), f"-Wl,-T,{LAYOUT}"]
+    # The objects are named by what they were made from.
+    name = hashlib.sha256(" ".join(command).encode() + LAYOUT.read_bytes()).hexdigest()[:20]
     return _made_once(name + suffix, command)
 
 
@@ -75,7 +89,7 @@ def _compile(source: Path, flags: tuple[str, ...]) -> Path:
     folders = dict.fromkeys([HERE, source.parent, CSRC])
     for path in [source, *(p for folder in folders for pattern in HEADERS for p in sorted(folder.rglob(pattern)))]:
         digest.update(str(path).encode() + b"\0" + path.read_bytes())
-    return _made_once(digest.hexdigest()[:20] + ".o", ["g++", *flags, "-x", "c++", "-c", str(source)])
+    return _made_once(digest.hexdigest()[:20] + source.suffix + ".o", ["g++", *flags, "-x", "c++", "-c", str(source)])
 
 
 @functools.cache

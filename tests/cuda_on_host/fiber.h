@@ -44,8 +44,12 @@ private:
   void *shadow_ = nullptr;        // ThreadSanitizer's
 };
 
-// For ThreadSanitizer alone: forgets who accessed the program's static variables, and which locks and tokens are among
-// them. Shared memory is static variables, and each block has its own.
-void forget_static_variables();
+// For ThreadSanitizer alone: forgets who accessed this memory so far. Both ends are multiples of 8 bytes, and the same
+// in each call.
+#ifdef CUDA_ON_HOST_THREAD
+void forget_accesses(void *begin, void *end);
+#else
+inline void forget_accesses(void *, void *) {}
+#endif
 
 } // namespace cuda_on_host

@@ -1,6 +1,6 @@
 // From splats to one front-to-back list per tile: sort all Gaussians by depth, let each write its (tile, pair) entries
 // in that order, sort these by tile with a stable sort.
-#include "device_algorithms.cuh"
+#include "device_algorithms.h"
 #include "stages.cuh"
 
 namespace ipsm::cuda {
@@ -153,7 +153,7 @@ void bin(const Call &call, const Forward &out, const Projected &projected, Scrat
   run(slot_kernel, total + items, sums);
 
   uint32_t *depths = allocate<uint32_t>(scratch, total), *order = allocate<uint32_t>(scratch, total);
-  sort_pairs(projected.depth_bits, depths, projected.index, order, total, 32, scratch, stream);
+  sort_by_key(projected.depth_bits, depths, projected.index, order, total, 32, scratch, stream);
   int32_t *entries = allocate<int32_t>(scratch, total + 1), *start = allocate<int32_t>(scratch, total + 1);
   run(count_kernel, total + 1, projected.tile_count, order, entries);
   exclusive_sum(entries, start, total + 1, scratch, stream);
@@ -164,7 +164,7 @@ void bin(const Call &call, const Forward &out, const Projected &projected, Scrat
   check(cudaMemsetAsync(keys, 0xff, pool * sizeof *keys, stream), "filling the tile ids");
   run(emit_kernel, total, order, start, keys, pairs);
   // How many entries there are is known on the device only: all of the pool is sorted, what is not used goes last.
-  sort_pairs(keys, sorted_keys, pairs, sorted_pairs, pool, bits_for(all_tiles + 1), scratch, stream);
+  sort_by_key(keys, sorted_keys, pairs, sorted_pairs, pool, bits_for(all_tiles + 1), scratch, stream);
 
   int64_t *item_start = allocate<int64_t>(scratch, items);
   run(tile_kernel, all_tiles + items, sorted_keys, item_start);

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kGaussianThreads) project_kernel(const Call ca
   const bool exists = first + lane < call.count;
 
   Splat splat;
-  Coverage coverage;
+  Coverage coverage = {};
   const bool visible = exists && place_gaussian(view, camera, in, lane, splat, coverage);
   const StagedHarmonics staging(degree);
   staging.load(in.sh_rest, in.rest, __ballot_sync(kAllLanes, visible), harmonics[warp]);

@@ -20,8 +20,8 @@ struct Error : std::runtime_error {
 
 // Where a call is in the source: the default argument of all that synchronizes.
 struct Site {
-  const char *file;
-  int line;
+  const char *file = "";
+  int line = 0;
 };
 constexpr Site here(const char *file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 
@@ -43,8 +43,8 @@ enum class Operation : uint8_t {
 
 // One thread's part in a warp operation.
 struct WarpCall {
-  Operation operation;
-  uint32_t mask;
+  Operation operation = Operation::kSyncThreads;
+  uint32_t mask = 0;
   uint64_t value = 0;    // predicate or bits to hand over
   int bytes = 0;         // of the value
   uint32_t argument = 0; // a shuffle's source lane, distance or lane mask

@@ -13,6 +13,12 @@
 #endif
 #ifdef CUDA_ON_HOST_THREAD
 #include <sanitizer/tsan_interface.h>
+
+// Of the interface for virtual machines, which has no header: memory that is given out anew has no past.
+extern "C" void __tsan_java_init(unsigned long heap_begin, unsigned long heap_size);
+extern "C" void __tsan_java_alloc(unsigned long begin, unsigned long size);
+extern "C" void __tsan_java_free(unsigned long begin, unsigned long size);
+extern "C" char __bss_start[], _end[]; // the linker's
 #endif
 
 // switch_stack(&mine, next): pushes the registers that a called function must preserve, leaves the stack pointer in
@@ -172,21 +178,33 @@ void Fiber::enter() {
   __builtin_trap(); // it returned
 }
 
-void Fiber::release([[maybe_unused]] void *token) {
 #ifdef CUDA_ON_HOST_THREAD
+void Fiber::release(void *token) {
   void *const running = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(shadow_, __tsan_switch_to_fiber_no_sync);
   __tsan_release(token);
   __tsan_switch_to_fiber(running, __tsan_switch_to_fiber_no_sync);
-#endif
 }
 
-void Fiber::acquire([[maybe_unused]] void *token) {
-#ifdef CUDA_ON_HOST_THREAD
+void Fiber::acquire(void *token) {
   void *const running = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(shadow_, __tsan_switch_to_fiber_no_sync);
   __tsan_acquire(token);
   __tsan_switch_to_fiber(running, __tsan_switch_to_fiber_no_sync);
+}
+#endif
+
+void forget_static_variables() {
+#ifdef CUDA_ON_HOST_THREAD
+  static_assert(sizeof(unsigned long) == sizeof(void *));
+  constexpr unsigned long kGrain = 8; // of what ThreadSanitizer remembers
+  const unsigned long begin = (unsigned long)__bss_start / kGrain * kGrain;
+  const unsigned long size = ((unsigned long)_end - begin) / kGrain * kGrain;
+  static bool known = false;
+  if (!known) __tsan_java_init(begin, size);
+  known = true;
+  __tsan_java_alloc(begin, size);
+  __tsan_java_free(begin, size); // else reports would take the variables for parts of this allocation
 #endif
 }
 

@@ -22,8 +22,13 @@ public:
 
   // For ThreadSanitizer alone: what this fiber did before it released a token happens before what another does after
   // it acquired the token. The running fiber may call them for any other.
+#ifdef CUDA_ON_HOST_THREAD
   void release(void *token);
   void acquire(void *token);
+#else
+  void release(void *) {}
+  void acquire(void *) {}
+#endif
 
 private:
   static void enter();
@@ -38,5 +43,9 @@ private:
   void *fake_stack_ = nullptr;    // AddressSanitizer's
   void *shadow_ = nullptr;        // ThreadSanitizer's
 };
+
+// For ThreadSanitizer alone: forgets who accessed the program's static variables, and which locks and tokens are among
+// them. Shared memory is static variables, and each block has its own.
+void forget_static_variables();
 
 } // namespace cuda_on_host

@@ -96,7 +96,9 @@ template <typename Work> int guarded(char *message, size_t room, const Work &wor
 
 } // namespace
 
-extern "C" int emulated_forward(const Options *options, const void *const *operands, const int64_t *strides,
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT int emulated_forward(const Options *options, const void *const *operands, const int64_t *strides,
                                 void *const *results, char *message, size_t room) {
   return guarded(message, room, [&] {
     Operands in(operands, strides);
@@ -109,7 +111,7 @@ extern "C" int emulated_forward(const Options *options, const void *const *opera
   });
 }
 
-extern "C" int emulated_backward(const Options *options, const void *const *operands, const int64_t *strides,
+EXPORT int emulated_backward(const Options *options, const void *const *operands, const int64_t *strides,
                                  void *const *results, char *message, size_t room) {
   return guarded(message, room, [&] {
     Operands in(operands, strides);

@@ -7,9 +7,17 @@ the same number of leading batch axes, each of size 1 or of the batch's size; re
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+
+TESTS = Path(__file__).resolve().parents[1]
+KERNELS = sorted((TESTS.parent / "csrc/rasterizer/cuda").glob("*.cu"))
+ENTRY = TESTS / "cuda_on_host/entry.cpp"
+PROGRAM = TESTS / "cuda_on_host/rasterizer_program.cpp"
 
 TILE = 16
 SPLAT_FLOATS = 16
@@ -34,19 +42,33 @@ class EmulationError(RuntimeError):
     """A kernel did what CUDA forbids, or the rasterizer refused its input."""
 
 
+def builder() -> ModuleType:
+    """tests/cuda_on_host/build.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("cuda_on_host_build", TESTS / "cuda_on_host/build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class EmulatedRasterizer:
     """The compiled library; see the module's docstring."""
 
-    def __init__(self, library: ctypes.CDLL):
-        self._library = library
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(str(builder().shared_library([*KERNELS, ENTRY])))
 
-    def forward(self, operands: Sequence[np.ndarray], **options: int) -> list[np.ndarray]:
-        """Color, depth, alpha, features, radii, pair_count, splats, slot_start, tile_start, tile_processed, pairs."""
+    def forward(
+        self, operands: Sequence[np.ndarray], *, allocate_pairs: bool = True, **options: int
+    ) -> list[np.ndarray]:
+        """Color, depth, alpha, features, radii, pair_count, splats, slot_start, tile_start, tile_processed, pairs.
+
+        Without allocate_pairs there is no room for the last of them: for calls that are refused.
+        """
         o, batch = _options(operands, options)
         image, tiles = (o.height, o.width), -(-o.height // TILE) * -(-o.width // TILE)
         shapes = [
             *((*image, 3), image, image, (*image, o.channels), (o.count,), ()),
-            *((o.count, SPLAT_FLOATS), (o.count + 1,), (tiles + 1,), (tiles,), (o.capacity, 2)),
+            *((o.count, SPLAT_FLOATS), (o.count + 1,), (tiles + 1,), (tiles,), (o.capacity if allocate_pairs else 0, 2)),
         ]
         dtypes = [np.float32] * 4 + [np.int32] * 2 + [np.float32] + [np.int32] * 4
         return self._call("emulated_forward", o, operands, batch, shapes, dtypes)

@@ -29,7 +29,7 @@ FLAGS += ["-Wno-unknown-pragmas", "-fdata-sections", "-DIPSM_CUDA_ON_HOST", f"-I
 SANITIZERS = {
     "": ([], []),
     "address,undefined": (
-        ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+        ["-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"],
         ["-DCUDA_ON_HOST_ADDRESS"],
     ),
     "thread": (["-O1", "-fsanitize=thread"], ["-DCUDA_ON_HOST_THREAD"]),

@@ -67,9 +67,11 @@ def device_findings() -> list[Finding]:
 
 
 def native_findings() -> list[Finding]:
-    """The native rasterizer: does it load, does it fit jaxlib, does it agree with the reference."""
+    """The native rasterizer: does it load, does it fit jaxlib and the devices, does it agree with the reference."""
+    import jax
+
     from ipsm_jax.rasterizer import NativeUnavailableError
-    from ipsm_jax.rasterizer.native import load_library, runtime_ffi_version
+    from ipsm_jax.rasterizer.native import check_platform, load_library, runtime_ffi_version
 
     try:
         library = load_library()
@@ -80,13 +82,20 @@ def native_findings() -> list[Finding]:
         Finding("native rasterizer", True, f"loaded; built for XLA FFI {built}, jaxlib offers {runtime}"),
         Finding("SIMD level", True, f"{library.simd_level()} (IPSM_JAX_SIMD=avx2 or baseline asks for less)"),
     ]
+    built_for = library.cuda_architectures
+    try:
+        check_platform(jax.default_backend(), built_for)
+    except NativeUnavailableError as e:
+        return [*found, Finding("CUDA kernels", False, str(e))]
+    text = f"built for {built_for}" if built_for else "not built: needs nvcc at install time (IPSM_JAX_CUDA=1 insists)"
+    found.append(Finding("CUDA kernels", True if built_for else None, text))
     try:
         difference = _largest_difference()
     except NativeUnavailableError as e:
         return [*found, Finding("kernels", False, str(e))]
     agrees = difference < 1e-4
     text = f"largest difference to the jnp reference on a test picture: {difference:.1e}"
-    return [*found, Finding("kernels", agrees, text if agrees else f"{text}; please report this with your CPU's name")]
+    return [*found, Finding("kernels", agrees, text if agrees else f"{text}; please report this with your processor's name")]
 
 
 def _largest_difference() -> float:

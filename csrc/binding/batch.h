@@ -96,6 +96,9 @@ public:
     }
   }
 
+  // Sizes of the batch axes.
+  const std::vector<int64_t> &sizes() const { return sizes_; }
+
 private:
   static std::string describe(std::initializer_list<int64_t> core) {
     std::string text = "(...";

@@ -4,6 +4,9 @@
 #include "../rasterizer/config.h"
 #include "../rasterizer/cpu/kernels.h"
 #include "cpu_handlers.h"
+#ifdef IPSM_CUDA_ARCHITECTURES
+#include "cuda_handlers.h"
+#endif
 
 namespace py = pybind11;
 
@@ -32,4 +35,20 @@ PYBIND11_MODULE(_native, m) {
         return handlers;
       },
       "XLA FFI handlers for the CPU, by target name.");
+#ifdef IPSM_CUDA_ARCHITECTURES
+  m.attr("cuda_architectures") = IPSM_CUDA_ARCHITECTURES;
+#else
+  m.attr("cuda_architectures") = "";
+#endif
+  m.def(
+      "cuda_handlers",
+      [] {
+        py::dict handlers;
+#ifdef IPSM_CUDA_ARCHITECTURES
+        handlers["ipsm_rasterize_forward"] = capsule(reinterpret_cast<void *>(ipsm_rasterize_forward_cuda));
+        handlers["ipsm_rasterize_backward"] = capsule(reinterpret_cast<void *>(ipsm_rasterize_backward_cuda));
+#endif
+        return handlers;
+      },
+      "XLA FFI handlers for NVIDIA GPUs, by target name; none when built without CUDA.");
 }

@@ -20,15 +20,15 @@ struct Coverage {
   bool one_column;    // the exact footprint lies between the first and the last pixel of one column of tiles
 };
 
-// Integer pixels within [center - half, center + half], cut to [0, size). Nothing is converted to an integer before it is
-// known to fit: the floats may be of any size, or NaN, which covers nothing.
+// Integer pixels within [center - half, center + half], cut to [0, size). Nothing is converted to an integer before it
+// is known to fit: the floats may be of any size, or NaN, which covers nothing.
 IPSM_HD void pixels_within(float center, float half, int size, int &first, int &last) {
   const float low = center - half, high = center + half;
   first = low < (float)size ? (int)__builtin_ceilf(max_of(low, 0.0f)) : size;
   last = high >= 0 ? (int)__builtin_floorf(min_of(high, (float)(size - 1))) : -1;
 }
 
-IPSM_HD_ONCE Coverage coverage_of(const Splat &p, int width, int height, Footprint footprint) {
+IPSM_HD_ONCE Coverage coverage_of(Splat p, int width, int height, Footprint footprint) {
   Coverage c = {};
   if (footprint == Footprint::kThreeSigma) { // the original's cut: every tile of the square of tiles around the radius
     const float grid = kTileSize, radius = (float)p.radius;
@@ -52,32 +52,41 @@ IPSM_HD_ONCE Coverage coverage_of(const Splat &p, int width, int height, Footpri
   return c;
 }
 
-// First and last tile column that the exact footprint touches in tile row `ty`; false when there is none. The ellipse
-// leaves an interval in x of each row of tiles; its ends are at the ellipse's extreme points, or on the border of the
-// row where those lie outside. The interval may be too wide, never too narrow: pixels are tested again when blended.
-IPSM_HD_ONCE bool tile_row_of(const Splat &p, const Coverage &c, int ty, int &first, int &last) {
+// Tile columns, inclusive; none when first > last.
+struct TileColumns {
+  int first, last;
+};
+
+// The tile columns that the exact footprint touches in tile row `ty`. The ellipse leaves an interval in x of each row
+// of tiles; its ends are at the ellipse's extreme points, or on the border of the row where those lie outside. The
+// interval may be too wide, never too narrow: pixels are tested again when blended.
+IPSM_HD_ONCE TileColumns tile_row_of(Splat p, Coverage c, int ty) {
   const float inv_a = 1 / p.a, slack = 1e-3f + 1e-6f * __builtin_fabsf(p.x), q = c.q * (1 + 1e-5f) + 1e-4f;
   const float top = max_of((float)(ty * kTileSize), (float)c.y0) - p.y;
   const float bottom = min_of((float)(ty * kTileSize + kTileSize - 1), (float)c.y1) - p.y;
   const float y_right = clampf(c.lean, top, bottom), y_left = clampf(-c.lean, top, bottom);
   const float right = p.x - p.s * y_right + __builtin_sqrtf(max_of(0, (q - p.d * y_right * y_right) * inv_a)) + slack;
   const float left = p.x - p.s * y_left - __builtin_sqrtf(max_of(0, (q - p.d * y_left * y_left) * inv_a)) - slack;
-  if (!(left <= (float)c.x1 && right >= (float)c.x0)) return false;
+  if (!(left <= (float)c.x1 && right >= (float)c.x0)) return {0, -1};
   const int x0 = (int)__builtin_ceilf(max_of(left, (float)c.x0)),
             x1 = (int)__builtin_floorf(min_of(right, (float)c.x1));
-  first = x0 / kTileSize, last = x1 / kTileSize;
-  return x0 <= x1;
+  if (x0 > x1) return {0, -1};
+  return {x0 / kTileSize, x1 / kTileSize};
+}
+
+// The tile columns in tile row `ty`, one of those between c.y0 and c.y1, for both footprints.
+IPSM_HD TileColumns tile_columns(const Splat &p, const Coverage &c, Footprint footprint, int ty) {
+  if (footprint == Footprint::kThreeSigma || c.one_column) return {c.x0 / kTileSize, c.x1 / kTileSize};
+  return tile_row_of(p, c, ty);
 }
 
 // Calls visit(ty, first, last) for every row of tiles that the splat touches, with its first and last tile column.
 template <typename Visit>
 IPSM_HD void visit_tile_rows(const Splat &p, const Coverage &c, Footprint footprint, const Visit &visit) {
   if (c.x0 > c.x1 || c.y0 > c.y1) return;
-  const int tx0 = c.x0 / kTileSize, tx1 = c.x1 / kTileSize, ty1 = c.y1 / kTileSize;
-  const bool all = footprint == Footprint::kThreeSigma || c.one_column;
-  for (int ty = c.y0 / kTileSize; ty <= ty1; ty++) {
-    int first = tx0, last = tx1;
-    if (all || tile_row_of(p, c, ty, first, last)) visit(ty, first, last);
+  for (int ty = c.y0 / kTileSize; ty <= c.y1 / kTileSize; ty++) {
+    const TileColumns columns = tile_columns(p, c, footprint, ty);
+    if (columns.first <= columns.last) visit(ty, columns.first, columns.last);
   }
 }
 
@@ -91,10 +100,10 @@ IPSM_HD void color_of(const GaussianInputs &in, int64_t i, const float *directio
     for (int c = 0; c < 3; c++) color[c] += basis[k + 1] * rest[3 * k + c];
 }
 
-// Fills the splat of Gaussian i and what it covers; false when it cannot be seen (and `p` is only partly written), be it
-// that a number which takes part in the image is not finite. `degree` is a usable one.
-IPSM_HD bool project_gaussian(const View &view, const CameraParams &camera, int degree, const GaussianInputs &in,
-                              int64_t i, Splat &p, Coverage &coverage) {
+// Fills the splat of Gaussian i but for its color, and what it covers; false when it cannot be seen (and `p` is only
+// partly written), be it that a number which takes part in the image is not finite.
+IPSM_HD bool place_gaussian(const View &view, const CameraParams &camera, const GaussianInputs &in, int64_t i, Splat &p,
+                            Coverage &coverage) {
   if (!in.alive[i]) return false;
   Shape shape;
   if (!project_shape(camera, in.means + 3 * i, in.log_scales + 3 * i, in.quaternions + 4 * i, shape)) return false;
@@ -112,8 +121,17 @@ IPSM_HD bool project_gaussian(const View &view, const CameraParams &camera, int 
   p.radius = (int32_t)min_of(radius, 1e9f);
   coverage = coverage_of(p, view.width, view.height, view.footprint);
   if (coverage.x0 > coverage.x1 || coverage.y0 > coverage.y1) return false;
+  // 0 times infinity would show at pixels that the Gaussian does not touch.
+  for (int c = 0; c < view.channels; c++)
+    if (!is_finite(in.features[(int64_t)view.channels * i + c])) return false;
   p.row_min = coverage.y0, p.row_max = coverage.y1;
+  p.reserved = 0;
+  return true;
+}
 
+// Fills the color of a splat that place_gaussian() has found visible; false when it is not finite and so the Gaussian
+// invisible after all. `degree` is a usable one.
+IPSM_HD bool color_gaussian(const CameraParams &camera, int degree, const GaussianInputs &in, int64_t i, Splat &p) {
   float direction[3], basis[kMaxHarmonics], color[3];
   view_direction(camera, in.means + 3 * i, direction);
   color_of(in, i, direction, degree, basis, color);
@@ -123,29 +141,27 @@ IPSM_HD bool project_gaussian(const View &view, const CameraParams &camera, int 
     if (!(color[c] > 0)) p.color_clamped |= 1 << c;
     p.color[c] = max_of(color[c], 0);
   }
-  // 0 times infinity would show at pixels that the Gaussian does not touch.
-  for (int c = 0; c < view.channels; c++)
-    if (!is_finite(in.features[(int64_t)view.channels * i + c])) return false;
-  p.reserved = 0;
   return true;
 }
 
-// Gradients of Gaussian i where no pixel saw it.
-IPSM_HD void zero_gradients(const View &view, const GaussianInputs &in, int64_t i, const GaussianGradients &out) {
-  for (int k = 0; k < 3; k++) out.means[3 * i + k] = out.log_scales[3 * i + k] = out.sh_dc[3 * i + k] = 0;
-  for (int k = 0; k < 4; k++) out.quaternions[4 * i + k] = 0;
-  for (int k = 0; k < 2; k++) out.offset[2 * i + k] = out.absolute[2 * i + k] = 0;
-  out.opacity_logits[i] = 0;
+// Sets all gradients of Gaussian i to `value`: 0 where no pixel saw it.
+IPSM_HD void fill_gradients(const View &view, const GaussianInputs &in, int64_t i, const GaussianGradients &out,
+                            float value) {
+  for (int k = 0; k < 3; k++) out.means[3 * i + k] = out.log_scales[3 * i + k] = out.sh_dc[3 * i + k] = value;
+  for (int k = 0; k < 4; k++) out.quaternions[4 * i + k] = value;
+  for (int k = 0; k < 2; k++) out.offset[2 * i + k] = out.absolute[2 * i + k] = value;
+  out.opacity_logits[i] = value;
   const int64_t rest_size = 3 * (int64_t)in.rest;
-  for (int64_t k = 0; k < rest_size; k++) out.sh_rest[rest_size * i + k] = 0;
-  for (int c = 0; c < view.channels; c++) out.features[(int64_t)view.channels * i + c] = 0;
+  for (int64_t k = 0; k < rest_size; k++) out.sh_rest[rest_size * i + k] = value;
+  for (int c = 0; c < view.channels; c++) out.features[(int64_t)view.channels * i + c] = value;
 }
 
 // Writes all gradients of Gaussian i except those of its features, from `total`, the sums of PairGradient over its
 // tiles; adds to the camera's.
+template <typename Number>
 IPSM_HD void gaussian_backward(const View &view, const CameraParams &camera, int degree, const GaussianInputs &in,
                                int64_t i, const Splat &p, const float *total, const GaussianGradients &out,
-                               CameraGradient &d_camera) {
+                               CameraSums<Number> &d_camera) {
   Shape shape;
   project_shape(camera, in.means + 3 * i, in.log_scales + 3 * i, in.quaternions + 4 * i, shape);
   ImageGradient g = gradient_from_sums(p, total);

@@ -200,8 +200,9 @@ IPSM_HD void antialiasing_backward(const Shape &s, float sum_h, ImageGradient &g
 }
 
 // Gradient of mean, log scales and quaternion; adds to the camera's.
+template <typename Number>
 IPSM_HD void shape_backward(const CameraParams &c, const Shape &s, const float *mean, const ImageGradient &g,
-                            float *d_mean, float *d_log_scale, float *d_quaternion, CameraGradient &d_camera) {
+                            float *d_mean, float *d_log_scale, float *d_quaternion, CameraSums<Number> &d_camera) {
   float d_foot[6], d_rot[9], d_transform[6];
   for (int k = 0; k < 3; k++) {
     const float b0 = s.footprint[k], b1 = s.footprint[3 + k];
@@ -268,8 +269,9 @@ IPSM_HD void shape_backward(const CameraParams &c, const Shape &s, const float *
 }
 
 // Gradient of the viewing direction, on to the mean and to the camera through its centre -R^T t.
+template <typename Number>
 IPSM_HD void direction_backward(const CameraParams &c, const float *direction, float inv_distance,
-                                const float *d_direction, float *d_mean, CameraGradient &d_camera) {
+                                const float *d_direction, float *d_mean, CameraSums<Number> &d_camera) {
   const float along = d_direction[0] * direction[0] + d_direction[1] * direction[1] + d_direction[2] * direction[2];
   for (int j = 0; j < 3; j++) {
     const float d = (d_direction[j] - along * direction[j]) * inv_distance;

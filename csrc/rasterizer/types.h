@@ -56,11 +56,11 @@ struct ConstImages {
 // The exponent of a pixel at (px, py) is -1/2 (a t^2 + d dy^2) with dx = px - x, dy = py - y, t = dx + s dy: the
 // inverse covariance with its square completed, which cannot turn positive by rounding as A dx^2 + 2 B dx dy + C dy^2
 // can.
-struct Splat {
-  float x, y;         // projected mean in pixels, where a pixel's centre has integer coordinates
-  float a, s, d;      // see above: a = cov_yy / det, s = -cov_xy / cov_yy, d = 1 / cov_yy
-  float log2_opacity; // base 2, so that alpha is one exp2
-  float opacity;      // as blended: with the antialiased mode's factor
+struct alignas(16) Splat { // aligned for 16-byte loads
+  float x, y;              // projected mean in pixels, where a pixel's centre has integer coordinates
+  float a, s, d;           // see above: a = cov_yy / det, s = -cov_xy / cov_yy, d = 1 / cov_yy
+  float log2_opacity;      // base 2, so that alpha is one exp2
+  float opacity;           // as blended: with the antialiased mode's factor
   float color[3];
   float depth;           // camera z
   int32_t row_min;       // first and last pixel row that can reach kMinAlpha, inside the image
@@ -90,11 +90,12 @@ struct CameraParams {
   int width, height;
 };
 
-// Gradient of the camera: the same fields, summed over Gaussians in double precision.
-struct CameraGradient {
-  double rotation[9];
-  double translation[3];
-  double intrinsics[4]; // fx fy cx cy
+// Gradient of the camera: the same fields.
+template <typename Number> struct CameraSums {
+  Number rotation[9];
+  Number translation[3];
+  Number intrinsics[4]; // fx fy cx cy
 };
+using CameraGradient = CameraSums<double>; // summed over many Gaussians
 
 } // namespace ipsm

@@ -121,9 +121,33 @@ def load_library() -> Any:
     _native = _import_native()
     check_sources(_native.source_hash, Path(__file__).parents[2] / "csrc")
     check_ffi_version(tuple(_native.ffi_api_version), runtime_ffi_version())
-    for name, handler in _native.cpu_handlers().items():
-        jax.ffi.register_ffi_target(name, handler, platform="cpu")
+    for platform, handlers in (("cpu", _native.cpu_handlers()), ("CUDA", _native.cuda_handlers())):
+        for name, handler in handlers.items():
+            jax.ffi.register_ffi_target(name, handler, platform=platform)
     return _native
+
+
+def check_platform(platform: str, cuda_architectures: str) -> None:
+    """Refuse a platform that the library has no kernels for.
+
+    Args:
+      platform: as JAX names it: "cpu", "gpu", "tpu".
+      cuda_architectures: what the library's CUDA kernels were built for; empty when it has none.
+
+    Raises:
+      NativeUnavailableError: there are no kernels; says how to get them.
+    """
+    if platform == "cpu" or (platform in ("gpu", "cuda") and cuda_architectures):
+        return
+    if platform in ("gpu", "cuda"):
+        raise NativeUnavailableError(
+            "JAX runs on a GPU here, but ipsm_jax's native library was built without CUDA kernels. Install the CUDA "
+            'toolkit (nvcc) and build again: "IPSM_JAX_CUDA=1 pip install --force-reinstall --no-deps ." in the source '
+            "folder. Or set JAX_PLATFORMS=cpu."
+        )
+    raise NativeUnavailableError(
+        f"the native rasterizer runs on CPUs and NVIDIA GPUs, and JAX runs on {platform} here; set JAX_PLATFORMS=cpu"
+    )
 
 
 _FEATURES = 11  # position of the features among the operands

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ipsm_jax.rasterizer.native import FOOTPRINTS, NativeUnavailableError, render_native
+from ipsm_jax.rasterizer.native import FOOTPRINTS, check_platform, load_library, render_native
 from ipsm_jax.rasterizer.reference import render_reference
 from ipsm_jax.rasterizer.rendering import Rendering
 from ipsm_jax.scene.camera import Camera
@@ -68,7 +68,9 @@ def render(
       antialiased: scale each opacity by sqrt(det before / det after dilation), so that Gaussians thinner than a pixel
         do not become too bright when seen from afar (Mip-Splatting; gsplat's rasterize_mode="antialiased").
       pair_capacity: room for (Gaussian, tile) pairs between forward and backward pass, default 8 a slot. When a frame
-        has more (see `Rendering.pair_count`), the CPU sorts once more in the backward pass: slower, the same result.
+        has more (see `Rendering.pair_count`), the CPU sorts once more in the backward pass: slower, the same result. A
+        GPU cannot make room while it draws: images and gradients of that frame are NaN; render it again with a
+        capacity of at least `pair_count`.
       backend: "native" (compiled kernels), "reference" (plain jnp; the oracle, slow), "auto" = native.
 
     Returns:
@@ -131,11 +133,7 @@ def render(
         )
     gaussians = Gaussians(*map(jnp.asarray, gaussians))
     camera = Camera(jnp.asarray(camera.camera_from_world), jnp.asarray(camera.intrinsics), camera.width, camera.height)
-    platform = jax.default_backend()
-    if platform != "cpu":
-        raise NativeUnavailableError(
-            f"the native rasterizer was built for CPUs, and JAX runs on {platform} here; set JAX_PLATFORMS=cpu"
-        )
+    check_platform(jax.default_backend(), load_library().cuda_architectures)
     color, depth, alpha, image, radii, pair_count = render_native(
         gaussians,
         camera,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from ipsm_jax.config import OptimizationConfig
-from ipsm_jax.losses.photometric import PhotometricTarget, photometric_loss
+from ipsm_jax.losses.photometric import PhotometricTarget, compare_with_view
 from ipsm_jax.rasterizer import render
 from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import Gaussians
@@ -65,7 +65,7 @@ def train_step(config: OptimizationConfig, views: TrainingViews, state: TrainSta
       state: may be mapped over (seeds).
     """
     index = view_of_step(state.key, state.step, views.targets.image.shape[0])
-    camera, target = views.cameras[index], jax.tree.map(lambda a: a[index], views.targets)
+    camera = views.cameras[index]
     degree = sh_degree_of_step(config, state.step)
 
     def loss_of(gaussians: Gaussians, mean2d_offset: Float[Array, "n 2"]) -> tuple[Array, tuple[Array, Array]]:
@@ -78,8 +78,9 @@ def train_step(config: OptimizationConfig, views: TrainingViews, state: TrainSta
             mean2d_offset=mean2d_offset,
             backend=config.backend,
         )
-        loss = photometric_loss(rendering.color, target, config.ssim_weight)
-        mean_square = jnp.mean(jnp.square(rendering.color - target.image))
+        loss, mean_square = compare_with_view(
+            rendering.color, views.targets, index, config.ssim_weight, backend=config.backend
+        )
         return loss, (rendering.radii, mean_square)
 
     no_offset = jnp.zeros((state.gaussians.capacity, 2))
@@ -88,7 +89,9 @@ def train_step(config: OptimizationConfig, views: TrainingViews, state: TrainSta
     )(state.gaussians, no_offset)
 
     rates = learning_rates(config, views.extent, state.step)
-    gaussians, moments = apply_gradient(state.gaussians, gradient, state.moments, rates)
+    gaussians, moments = apply_gradient(
+        state.gaussians, gradient, state.moments, rates, alive=state.alive, backend=config.backend
+    )
     statistics = add_to_statistics(state.statistics, mean2d_gradient, radii, camera.width, camera.height)
     new_state = state._replace(gaussians=gaussians, moments=moments, statistics=statistics, step=state.step + 1)
     return new_state, StepInfo(loss, -10 * jnp.log10(jnp.maximum(mean_square, 1e-10)))

@@ -92,7 +92,11 @@ def describe(check: Check) -> dict[str, Any]:
     device = check.run("device", query, 30).strip().splitlines()[0]
     compiler = check.run("nvcc", ["nvcc", "--version"], 30).strip().splitlines()[-2:]
     code = "import json, sys, jax; print(json.dumps({'python': sys.version.split()[0], 'jax': jax.__version__}))"
-    return {"device": device, "nvcc": " ".join(compiler), **last_json(check.run("versions", [sys.executable, "-c", code], 60))}
+    return {
+        "device": device,
+        "nvcc": " ".join(compiler),
+        **last_json(check.run("versions", [sys.executable, "-c", code], 60)),
+    }
 
 
 def build(check: Check) -> dict[str, Any]:
@@ -134,7 +138,9 @@ def timing(check: Check, yardstick: Path | None) -> list[dict[str, Any]]:
     for width, height in SIZES:
         for count in COUNTS:
             size = ["--gaussians", str(count), "--width", str(width), "--height", str(height), *options]
-            row = last_json(check.run(f"time_{count}_{width}", [sys.executable, str(HERE / "gpu/time_ours.py"), *size], 90))
+            row = last_json(
+                check.run(f"time_{count}_{width}", [sys.executable, str(HERE / "gpu/time_ours.py"), *size], 90)
+            )
             for packed in ("off", "on"):
                 name = f"gsplat_packed_{packed}"
                 command = [sys.executable, str(HERE / "gpu/time_gsplat.py"), *size, "--packed", packed]
@@ -166,9 +172,13 @@ def table(results: dict[str, Any]) -> str:
     """What a person wants to know, as text."""
     lines = [f"{key}: {value}" for key, value in results.items() if key not in ("timing", "agreement")]
     if isinstance(found := results.get("agreement"), dict) and "worst" in found:
-        lines.append(f"agreement: largest relative error {found['worst']:.1e}, same bits twice: {found['deterministic']}")
+        lines.append(
+            f"agreement: largest relative error {found['worst']:.1e}, same bits twice: {found['deterministic']}"
+        )
     if isinstance(rows := results.get("timing"), list):
-        lines.append("\n| Gaussians | image | forward ms | fwd + bwd ms | MiB | gsplat fwd + bwd ms, packed off / on | ratio |")
+        lines.append(
+            "\n| Gaussians | image | forward ms | fwd + bwd ms | MiB | gsplat fwd + bwd ms, packed off / on | ratio |"
+        )
         lines.append("|" + "---|" * 7)
         for row in rows:
             theirs = [row[f"gsplat_packed_{p}"] for p in ("off", "on")]

@@ -19,7 +19,8 @@ ffi::Error photometric(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   return translate_errors("ipsm_jax photometric loss", [&] {
     BatchShape shape;
     Operands in(args, shape);
-    const int64_t h = in.size_of(0, 3), w = in.size_of(0, 2), c = in.size_of(0, 1), views = in.size_of(1, 4);
+    const int64_t h = in.size_of("image", 0, 3), w = in.size_of("image", 0, 2), c = in.size_of("image", 0, 1);
+    const int64_t views = in.size_of("target image", 1, 4);
     if (h == 0 || w == 0 || c == 0 || views == 0) throw std::invalid_argument("there is no pixel to compare");
     const auto image = in.next<ffi::F32>("image", {h, w, c});
     const auto target = in.next<ffi::F32>("target image", {views, h, w, c});
@@ -28,9 +29,11 @@ ffi::Error photometric(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     const auto variance = in.next<ffi::F32>("target variance", {views, h, w, c});
     const auto view = in.next<ffi::S32>("view", {});
     const auto ssim_weight = in.next<ffi::F32>("ssim_weight", {});
+    in.finish();
     Results out(rets, shape);
     const auto terms = out.next<ffi::F32>("terms", {3});
     const auto gradient = out.next<ffi::F32>("gradient", {h, w, c});
+    out.finish();
     XlaExecutor executor(pool);
     shape.for_each([&](const std::vector<int64_t> &i) {
       const int64_t start = std::min<int64_t>(std::max(*view.at(i), 0), views - 1) * h * w * c;
@@ -77,10 +80,15 @@ ffi::Error adam(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRet
   return translate_errors("ipsm_jax Adam", [&] {
     BatchShape shape;
     Operands in(args, shape);
-    const int64_t n = in.size_of(0, 1), count = in.size_of(1, 1);
+    const int64_t n = in.size_of("alive", 0, 1), count = in.size_of("steps", 1, 1);
     const auto alive = in.next<ffi::PRED>("alive", {n});
     const auto steps = in.next<ffi::F32>("steps", {count});
     const auto correction = in.next<ffi::F32>("correction", {});
+    if (static_cast<int64_t>(args.size()) != 3 + 4 * count || static_cast<int64_t>(rets.size()) != 3 * count)
+      throw std::invalid_argument("for " + std::to_string(count) + " fields there must be " +
+                                  std::to_string(3 + 4 * count) + " operands and " + std::to_string(3 * count) +
+                                  " results, got " + std::to_string(args.size()) + " and " +
+                                  std::to_string(rets.size()));
     const Dimensions slots = args.get<ffi::AnyBuffer>(0)->dimensions();
     const auto operand = [&](const char *name, int64_t group, int64_t f) {
       auto buffer = args.get<ffi::Buffer<ffi::F32>>(3 + group * count + f);

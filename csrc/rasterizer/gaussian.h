@@ -55,8 +55,9 @@ struct TileColumns {
   int first, last;
 };
 
-// The tile columns that the exact footprint touches in tile row `ty`. The ellipse leaves an interval in x of each row of tiles; its ends are at the ellipse's extreme points, or on the border of the
-// row where those lie outside. The interval may be too wide, never too narrow: pixels are tested again when blended.
+// The tile columns that the exact footprint touches in tile row `ty`. The ellipse leaves an interval in x of each row
+// of tiles; its ends are at the ellipse's extreme points, or on the border of the row where those lie outside. The
+// interval may be too wide, never too narrow: pixels are tested again when blended.
 IPSM_HD_ONCE TileColumns tile_row_of(Splat p, Coverage c, int ty) {
   const float inv_a = 1 / p.a, slack = 1e-3f + 1e-6f * __builtin_fabsf(p.x), q = c.q * (1 + 1e-5f) + 1e-4f;
   const float top = max_of((float)(ty * kTileSize), (float)c.y0) - p.y;

@@ -96,8 +96,11 @@ IPSM_HD void color_of(const GaussianInputs &in, int64_t i, const float *directio
   const int used = (degree + 1) * (degree + 1) - 1;
   for (int c = 0; c < 3; c++) color[c] = 0.5f + kSh0 * in.sh_dc[3 * i + c];
   const float *rest = in.sh_rest + 3 * (int64_t)in.rest * i;
-  for (int k = 0; k < used; k++)
+  IPSM_UNROLL
+  for (int k = 0; k < kMaxHarmonics - 1; k++) {
+    if (k >= used) break;
     for (int c = 0; c < 3; c++) color[c] += basis[k + 1] * rest[3 * k + c];
+  }
 }
 
 // Fills the splat of Gaussian i but for its color, and what it covers; false when it cannot be seen (and `p` is only
@@ -185,7 +188,9 @@ IPSM_HD void gaussian_backward(const View &view, const CameraParams &camera, int
   const int64_t rest_size = 3 * (int64_t)in.rest;
   const float *rest = in.sh_rest + rest_size * i;
   float *d_rest = out.sh_rest + rest_size * i;
-  for (int k = 0; k < used; k++) {
+  IPSM_UNROLL
+  for (int k = 0; k < kMaxHarmonics - 1; k++) {
+    if (k >= used) break;
     weights[k + 1] = rest[3 * k] * d_color[0] + rest[3 * k + 1] * d_color[1] + rest[3 * k + 2] * d_color[2];
     for (int c = 0; c < 3; c++) d_rest[3 * k + c] = basis[k + 1] * d_color[c];
   }

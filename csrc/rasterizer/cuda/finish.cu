@@ -52,7 +52,7 @@ __device__ GaussianGradients gradients_of(const Call &call, const Gradients &out
           out.absolute + 2 * first};
 }
 
-__global__ void __launch_bounds__(kGaussianThreads)
+__global__ void __launch_bounds__(kGaussianThreads, 3)
     gaussian_kernel(const Call call, const Backward in, const BackwardScratch work, const Gradients out) {
   __shared__ float harmonics[kGaussianThreads / kWarp][StagedHarmonics::kFloats];
   __shared__ float camera_sums[kGaussianThreads / kWarp][kCameraFields];
@@ -96,14 +96,16 @@ __global__ void __launch_bounds__(kGaussianThreads)
       d_rest[static_cast<int64_t>(rest) * j + k] = computed ? harmonics[warp][3 * staging.pitch * j + k] : otherwise;
     }
 
-  static_assert(sizeof d_camera == kCameraFields * sizeof(float), "no gaps");
-  for (int k = 0; k < kCameraFields; k++) {
-    const float *field = k < 9    ? d_camera.rotation + k
-                         : k < 12 ? d_camera.translation + k - 9
-                                  : d_camera.intrinsics + k - 12;
-    const float sum = warp_sum(*field);
-    if (lane == 0) camera_sums[warp][k] = sum;
-  }
+  const auto sum_field = [&](int field, float value) {
+    const float sum = warp_sum(value);
+    if (lane == 0) camera_sums[warp][field] = sum;
+  };
+#pragma unroll
+  for (int k = 0; k < 9; k++) sum_field(k, d_camera.rotation[k]);
+#pragma unroll
+  for (int k = 0; k < 3; k++) sum_field(9 + k, d_camera.translation[k]);
+#pragma unroll
+  for (int k = 0; k < 4; k++) sum_field(12 + k, d_camera.intrinsics[k]);
   __syncthreads();
   if (threadIdx.x >= kCameraFields) return;
   double sum = 0;

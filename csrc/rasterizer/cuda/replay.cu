@@ -24,7 +24,7 @@ __device__ void sum_background(const ItemImages &images, bool inside, int64_t at
 
 // kTotal: the passes over features are no passes of their own, this one counts them in.
 template <typename Source, bool kTotal>
-__global__ void __launch_bounds__(kTilePixels)
+__global__ void __launch_bounds__(kTilePixels, kTotal ? 3 : kBlocksHeld)
     replay_kernel(const Call call, const Backward in, const BackwardScratch work, int first_channel) {
   constexpr int kChannels = Source::kChannels;
   const int tiles = call.tiles(), number = blockIdx.x / tiles, tile = blockIdx.x - number * tiles;
@@ -34,6 +34,14 @@ __global__ void __launch_bounds__(kTilePixels)
   const ItemImages images(call, in, item);
   const int32_t start = in.tile_start.at(item)[tile];
   const int processed = fits(call, in, item) ? in.tile_processed.at(item)[tile] : 0;
+
+  if constexpr (!Source::kFeatures) {
+    sum_background(images, pixel.inside, at, work.background + 4 * static_cast<int64_t>(blockIdx.x));
+    constexpr int kPairs = kBucket * kGroup;
+    int32_t *group_tile = work.group_tile + number * work.groups + start / kPairs + tile;
+    for (int group = threadIdx.x; group < (processed + kPairs - 1) / kPairs; group += kTilePixels)
+      group_tile[group] = tile;
+  }
 
   const PixelGradient<Source> g =
       pixel.inside ? pixel_gradient<Source>(call, images, first_channel, at) : no_gradient<Source>();
@@ -67,14 +75,6 @@ __global__ void __launch_bounds__(kTilePixels)
                                   call.channels);
         remaining -= weight * each;
       });
-
-  if constexpr (!Source::kFeatures) {
-    sum_background(images, pixel.inside, at, work.background + 4 * static_cast<int64_t>(blockIdx.x));
-    constexpr int kPairs = kBucket * kGroup;
-    int32_t *group_tile = work.group_tile + number * work.groups + start / kPairs + tile;
-    for (int group = threadIdx.x; group < (processed + kPairs - 1) / kPairs; group += kTilePixels)
-      group_tile[group] = tile;
-  }
 }
 
 } // namespace

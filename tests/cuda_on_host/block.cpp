@@ -169,7 +169,7 @@ void fail(const std::string &message) {
   }
 }
 
-void set_order(uint32_t seed) { g_order = seed; }
+void cuda_on_host_set_order(uint32_t seed) { g_order = seed; }
 
 void run_grid(dim3 grid, dim3 block, void (*body)(void *), void *context) {
   check(grid, block);

@@ -79,7 +79,7 @@ def _can_link(sanitizer: str) -> bool:
 def _link(sources: Sequence[Path], flags: Sequence[str], sanitizer: str, mode: list[str], suffix: str) -> Path:
     of_kernels, of_emulation = SANITIZERS[sanitizer]
     jobs = [(Path(source).resolve(), (*FLAGS, *of_kernels, *flags)) for source in sources]
-    jobs += [(source, (*FLAGS, *of_emulation)) for source in EMULATION]
+    jobs += [(source, (*FLAGS, *of_emulation, *flags)) for source in EMULATION]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: _compile(*job), jobs))
     command = ["g++", *mode, *of_kernels, *map(str, objects), f"-Wl,-T,{LAYOUT}"]

@@ -2,8 +2,8 @@
 
 Environment variables:
   IPSM_JAX_CUDA        1: build the CUDA kernels, 0: do not, auto (default): when nvcc is found
-  IPSM_JAX_CUDA_ARCHS  compute capabilities without the dot, such as "80;90"; default: those of the GPUs in this machine,
-                       or the usual ones when there is none
+  IPSM_JAX_CUDA_ARCHS  compute capabilities without the dot, such as "80;90"; default: those of the GPUs in this
+                       machine, or the usual ones when there is none
   CUDA_HOME            the toolkit to use; default: the nvcc on the PATH, then /usr/local/cuda
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -64,10 +65,15 @@ def inspect_toolkit(nvcc: str) -> Toolkit:
         command = [nvcc, "--dryrun", "-c", str(probe), "-o", str(probe.with_suffix(".o"))]
         found = subprocess.run(command, capture_output=True, text=True)
     text = found.stdout + found.stderr
-    lines = re.findall(r"#\$ (?:SYSTEM_)?INCLUDES=(.*)", text)
-    includes = [path for line in lines for path in re.findall(r'"(?:-I)?([^"-][^"]*)"', line)]
-    libraries = [path for line in re.findall(r"#\$ LIBRARIES=(.*)", text) for path in re.findall(r'"-L([^"]+)"', line)]
-    if found.returncode or not includes or not libraries:
+
+    def folders(variable: str, flag: str) -> list[str]:
+        words = [word for line in re.findall(rf"#\$ {variable}=(.*)", text) for word in shlex.split(line)]
+        return [os.path.normpath(word.removeprefix(flag)) for word in words if word != flag]
+
+    includes = [*folders("INCLUDES", "-I"), *folders("SYSTEM_INCLUDES", "-isystem")]
+    includes = [path for path in includes if path != "/usr/include"]  # g++ knows it, and minds its place in the order
+    libraries = folders("LIBRARIES", "-L")
+    if found.returncode or not libraries:
         raise CudaBuildError(f"{nvcc} does not tell where its headers are:\n{text[-2000:]}\n{SWITCH_OFF}")
     listed = re.findall(r"compute_(\d+)\b", _run([nvcc, "--list-gpu-arch"]))
     return Toolkit(nvcc, includes, libraries, sorted(map(int, listed)))
@@ -109,7 +115,7 @@ def choose_architectures(asked: str, visible: list[int], supported: list[int]) -
 
 
 def code_flags(architectures: list[int]) -> list[str]:
-    """nvcc's flags: machine code for each, and for later GPUs an intermediate form of the newest."""
+    """Flags for nvcc: machine code for each, and for later GPUs an intermediate form of the newest."""
     newest = architectures[-1]
     return [
         *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures),

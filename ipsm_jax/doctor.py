@@ -95,7 +95,10 @@ def native_findings() -> list[Finding]:
         return [*found, Finding("kernels", False, str(e))]
     agrees = difference < 1e-4
     text = f"largest difference to the jnp reference on a test picture: {difference:.1e}"
-    return [*found, Finding("kernels", agrees, text if agrees else f"{text}; please report this with your processor's name")]
+    return [
+        *found,
+        Finding("kernels", agrees, text if agrees else f"{text}; please report this with your processor's name"),
+    ]
 
 
 def _largest_difference() -> float:

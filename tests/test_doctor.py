@@ -1,6 +1,7 @@
 """`ipsm-jax doctor` and the command dispatcher."""
 
 import importlib.metadata
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,16 @@ from ipsm_jax.rasterizer import native
 def test_doctor_reports_what_matters(capsys):
     assert doctor.main([]) == 0
     text = capsys.readouterr().out
-    for word in ("jaxlib", "native rasterizer", "SIMD level", "kernels", "devices", "LPIPS weights", "XLA FFI"):
+    for word in (
+        "jaxlib",
+        "native rasterizer",
+        "SIMD level",
+        "CUDA kernels",
+        "kernels",
+        "devices",
+        "LPIPS weights",
+        "XLA FFI",
+    ):
         assert word in text
 
 
@@ -22,6 +32,15 @@ def test_doctor_fails_when_the_native_library_does_not_fit(monkeypatch, capsys):
     monkeypatch.setattr(native, "load_library", refuse)
     assert doctor.main([]) == 1
     assert "install a newer jaxlib" in " ".join(capsys.readouterr().out.split())
+
+
+def test_doctor_tells_how_to_get_kernels_for_a_gpu(monkeypatch):
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    library = SimpleNamespace(ffi_api_version=(0, 3), simd_level=lambda: "avx2", cuda_architectures="")
+    monkeypatch.setattr(native, "load_library", lambda: library)
+    found = {f.topic: f for f in doctor.native_findings()}["CUDA kernels"]
+    assert found.ok is False
+    assert "IPSM_JAX_CUDA=1" in found.text
 
 
 def test_doctor_names_the_remedy_for_missing_packages(monkeypatch):

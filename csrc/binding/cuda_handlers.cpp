@@ -54,7 +54,8 @@ cuda::Batch batch_of(const BatchShape &shape) {
 
 cuda::Call call_of(const SceneOperands &scene, const Attributes &a, const BatchShape &shape) {
   for (const int64_t size : {scene.count, scene.rest, scene.channels})
-    if (size > INT32_MAX) throw std::invalid_argument("an axis of " + std::to_string(size) + " does not fit in 32 bits");
+    if (size > INT32_MAX)
+      throw std::invalid_argument("an axis of " + std::to_string(size) + " does not fit in 32 bits");
   static_assert(sizeof(bool) == 1, "XLA's PRED is one byte");
   cuda::Call call = {};
   call.batch = batch_of(shape);

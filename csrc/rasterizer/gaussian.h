@@ -55,8 +55,9 @@ struct TileColumns {
   int first, last;
 };
 
-// The tile columns that the exact footprint touches in tile row `ty`. The ellipse leaves an interval in x of each row of tiles; its ends are at the ellipse's extreme points, or on the border of the
-// row where those lie outside. The interval may be too wide, never too narrow: pixels are tested again when blended.
+// The tile columns that the exact footprint touches in tile row `ty`. The ellipse leaves an interval in x of each row
+// of tiles; its ends are at the ellipse's extreme points, or on the border of the row where those lie outside. The
+// interval may be too wide, never too narrow: pixels are tested again when blended.
 IPSM_HD_ONCE TileColumns tile_row_of(Splat p, Coverage c, int ty) {
   const float inv_a = 1 / p.a, slack = 1e-3f + 1e-6f * __builtin_fabsf(p.x), q = c.q * (1 + 1e-5f) + 1e-4f;
   const float top = max_of((float)(ty * kTileSize), (float)c.y0) - p.y;
@@ -94,8 +95,11 @@ IPSM_HD void color_of(const GaussianInputs &in, int64_t i, const float *directio
   const int used = (degree + 1) * (degree + 1) - 1;
   for (int c = 0; c < 3; c++) color[c] = 0.5f + kSh0 * in.sh_dc[3 * i + c];
   const float *rest = in.sh_rest + 3 * (int64_t)in.rest * i;
-  for (int k = 0; k < used; k++)
+  IPSM_UNROLL
+  for (int k = 0; k < kMaxHarmonics - 1; k++) {
+    if (k >= used) break;
     for (int c = 0; c < 3; c++) color[c] += basis[k + 1] * rest[3 * k + c];
+  }
 }
 
 // Fills the splat of Gaussian i but for its color, and what it covers; false when it cannot be seen (and `p` is only
@@ -177,7 +181,9 @@ IPSM_HD void gaussian_backward(const View &view, const CameraParams &camera, int
   const int64_t rest_size = 3 * (int64_t)in.rest;
   const float *rest = in.sh_rest + rest_size * i;
   float *d_rest = out.sh_rest + rest_size * i;
-  for (int k = 0; k < used; k++) {
+  IPSM_UNROLL
+  for (int k = 0; k < kMaxHarmonics - 1; k++) {
+    if (k >= used) break;
     weights[k + 1] = rest[3 * k] * d_color[0] + rest[3 * k + 1] * d_color[1] + rest[3 * k + 2] * d_color[2];
     for (int c = 0; c < 3; c++) d_rest[3 * k + c] = basis[k + 1] * d_color[c];
   }

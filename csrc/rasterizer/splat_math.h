@@ -13,9 +13,11 @@
 #ifdef __CUDACC__
 #define IPSM_HD static __host__ __device__ __forceinline__
 #define IPSM_HD_ONCE static __host__ __device__ __noinline__ // one compiled version, so that all callers get equal bits
+#define IPSM_UNROLL _Pragma("unroll")                        // for arrays that are to live in registers
 #else
 #define IPSM_HD static inline
 #define IPSM_HD_ONCE static inline
+#define IPSM_UNROLL
 #endif
 
 namespace ipsm {

@@ -57,10 +57,10 @@ struct ConstImages {
 // inverse covariance with its square completed, which cannot turn positive by rounding as A dx^2 + 2 B dx dy + C dy^2
 // can.
 struct alignas(16) Splat { // aligned for 16-byte loads
-  float x, y;         // projected mean in pixels, where a pixel's centre has integer coordinates
-  float a, s, d;      // see above: a = cov_yy / det, s = -cov_xy / cov_yy, d = 1 / cov_yy
-  float log2_opacity; // base 2, so that alpha is one exp2
-  float opacity;      // as blended: with the antialiased mode's factor
+  float x, y;              // projected mean in pixels, where a pixel's centre has integer coordinates
+  float a, s, d;           // see above: a = cov_yy / det, s = -cov_xy / cov_yy, d = 1 / cov_yy
+  float log2_opacity;      // base 2, so that alpha is one exp2
+  float opacity;           // as blended: with the antialiased mode's factor
   float color[3];
   float depth;           // camera z
   int32_t row_min;       // first and last pixel row that can reach kMinAlpha, inside the image

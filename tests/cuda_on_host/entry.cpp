@@ -99,7 +99,7 @@ template <typename Work> int guarded(char *message, size_t room, const Work &wor
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 EXPORT int emulated_forward(const Options *options, const void *const *operands, const int64_t *strides,
-                                void *const *results, char *message, size_t room) {
+                            void *const *results, char *message, size_t room) {
   return guarded(message, room, [&] {
     Operands in(operands, strides);
     const cuda::Call call = call_of(*options, in);
@@ -112,7 +112,7 @@ EXPORT int emulated_forward(const Options *options, const void *const *operands,
 }
 
 EXPORT int emulated_backward(const Options *options, const void *const *operands, const int64_t *strides,
-                                 void *const *results, char *message, size_t room) {
+                             void *const *results, char *message, size_t room) {
   return guarded(message, room, [&] {
     Operands in(operands, strides);
     const cuda::Call call = call_of(*options, in);

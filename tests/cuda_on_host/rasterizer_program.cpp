@@ -106,8 +106,18 @@ bool run(int count, int width, int height, int channels, bool everything, int64_
                              image(pixels),
                              image(pixels),
                              image(channels * pixels)};
-  const int64_t sizes[] = {3 * count, 3 * count, 4 * count, count, 3 * count, 3 * kRest * count, 2 * count, 16, 4, 3,
-                           static_cast<int64_t>(channels) * count, 2 * count};
+  const int64_t sizes[] = {3 * count,
+                           3 * count,
+                           4 * count,
+                           count,
+                           3 * count,
+                           3 * kRest * count,
+                           2 * count,
+                           16,
+                           4,
+                           3,
+                           static_cast<int64_t>(channels) * count,
+                           2 * count};
   std::vector<float *> g;
   for (int64_t size : sizes) g.push_back(heap.array<float>(size * kItems));
   const cuda::Gradients gradients = {g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11]};

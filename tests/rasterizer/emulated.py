@@ -29,11 +29,8 @@ class Options(ctypes.Structure):
     """What is not an array; see entry.cpp."""
 
     _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in ("width", "height", "footprint", "antialiased", "absolute_gradients")
-            + ("count", "rest", "channels", "capacity")
-        ),
+        *((name, ctypes.c_int64) for name in ("width", "height", "footprint", "antialiased", "absolute_gradients")),
+        *((name, ctypes.c_int64) for name in ("count", "rest", "channels", "capacity")),
         ("batch", ctypes.c_int64 * BATCH_AXES),
     )
 
@@ -72,7 +69,13 @@ class EmulatedRasterizer:
         image, tiles = (o.height, o.width), -(-o.height // TILE) * -(-o.width // TILE)
         shapes = [
             *((*image, 3), image, image, (*image, o.channels), (o.count,), ()),
-            *((o.count, SPLAT_FLOATS), (o.count + 1,), (tiles + 1,), (tiles,), (o.capacity if allocate_pairs else 0, 2)),
+            *(
+                (o.count, SPLAT_FLOATS),
+                (o.count + 1,),
+                (tiles + 1,),
+                (tiles,),
+                (o.capacity if allocate_pairs else 0, 2),
+            ),
         ]
         dtypes = [np.float32] * 4 + [np.int32] * 2 + [np.float32] + [np.int32] * 4
         return self._call("emulated_forward", o, operands, batch, shapes, dtypes)

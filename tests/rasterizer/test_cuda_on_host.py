@@ -185,7 +185,7 @@ def test_tiles_that_stop_early():
 
 
 def test_large_gaussians_are_shared_by_the_lanes_of_a_warp():
-    """More tiles than a thread writes by itself, more slots than it sums up, more rows of tiles than there are lanes."""
+    """More tiles than a thread writes by itself, more slots than it sums up, more rows of tiles than lanes."""
     view = make_view(60, 20, 70, 600, size=0.8)
     view = changed(view, opacity_logits=view.gaussians.opacity_logits - 2)
     forward = check_agreement(make_case(view, channels=2), 1e-4)

@@ -62,6 +62,29 @@ def test_a_library_built_from_other_sources_is_refused(tmp_path):
     native.check_sources("anything", tmp_path / "no checkout")
 
 
+def test_platforms_without_kernels_are_refused_with_the_remedy():
+    native.check_platform("cpu", "")
+    native.check_platform("gpu", "sm_80 sm_90")
+    with pytest.raises(
+        NativeUnavailableError, match=r"without CUDA kernels.*IPSM_JAX_CUDA=1 pip install.*JAX_PLATFORMS=cpu"
+    ):
+        native.check_platform("gpu", "")
+    with pytest.raises(NativeUnavailableError, match=r"runs on tpu here; set JAX_PLATFORMS=cpu"):
+        native.check_platform("tpu", "sm_90")
+
+
+def test_render_asks_for_the_platform(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with pytest.raises(NativeUnavailableError, match="tpu"):
+        render(some_gaussians(2), CAMERA)
+
+
+def test_handlers_for_cuda_are_there_if_they_were_built():
+    library = native.load_library()
+    names = {native.FORWARD, native.BACKWARD} if library.cuda_architectures else set()
+    assert set(library.cuda_handlers()) == names
+
+
 def test_lists_that_overflow_are_sorted_again_with_the_same_result(monkeypatch):
     gaussians = some_gaussians(300)
     roomy = jax.value_and_grad(loss)(gaussians)

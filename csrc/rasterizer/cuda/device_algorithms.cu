@@ -50,8 +50,7 @@ template <typename Run> void with_memory(const char *what, Scratch &scratch, con
   check(run(static_cast<void *>(allocate<char>(scratch, static_cast<int64_t>(bytes))), bytes), what);
 }
 
-template <typename Out>
-void sum(const int32_t *in, Out *out, int64_t count, Scratch &scratch, cudaStream_t stream) {
+template <typename Out> void sum(const int32_t *in, Out *out, int64_t count, Scratch &scratch, cudaStream_t stream) {
   with_memory("prefix sum", scratch, [&](void *memory, size_t &bytes) {
     return cub::DeviceScan::ExclusiveScan(memory, bytes, in, out, Add<Out>{}, Out{0}, static_cast<int>(count), stream);
   });

@@ -45,19 +45,15 @@ __device__ SlotSums sum_slots(const BackwardScratch &work, int64_t begin, int64_
 
 // The gradients of one item's Gaussians from number `first` on. The features' are not among them.
 __device__ GaussianGradients gradients_of(const Call &call, const Gradients &out, int64_t first) {
-  return {out.means + 3 * first,
-          out.log_scales + 3 * first,
-          out.quaternions + 4 * first,
-          out.opacity_logits + first,
-          out.sh_dc + 3 * first,
-          out.sh_rest + 3 * call.rest * first,
-          out.offset + 2 * first,
-          nullptr,
+  return {out.means + 3 * first,       out.log_scales + 3 * first,
+          out.quaternions + 4 * first, out.opacity_logits + first,
+          out.sh_dc + 3 * first,       out.sh_rest + 3 * call.rest * first,
+          out.offset + 2 * first,      nullptr,
           out.absolute + 2 * first};
 }
 
-__global__ void __launch_bounds__(kGaussianThreads) gaussian_kernel(const Call call, const Backward in,
-                                                                    const BackwardScratch work, const Gradients out) {
+__global__ void __launch_bounds__(kGaussianThreads, 3)
+    gaussian_kernel(const Call call, const Backward in, const BackwardScratch work, const Gradients out) {
   __shared__ float harmonics[kGaussianThreads / kWarp][StagedHarmonics::kFloats];
   __shared__ float camera_sums[kGaussianThreads / kWarp][kCameraFields];
   const int64_t number = blockIdx.x / work.gaussian_blocks;
@@ -72,8 +68,8 @@ __global__ void __launch_bounds__(kGaussianThreads) gaussian_kernel(const Call c
   const bool fits = slot_start[call.count] <= call.capacity, exists = i < call.count;
   const int64_t pool = number * call.capacity;
 
-  const SlotSums sums = sum_slots(work, pool + (exists && fits ? slot_start[i] : 0),
-                                  pool + (exists && fits ? slot_start[i + 1] : 0));
+  const SlotSums sums =
+      sum_slots(work, pool + (exists && fits ? slot_start[i] : 0), pool + (exists && fits ? slot_start[i + 1] : 0));
   const unsigned seen = __ballot_sync(kAllLanes, sums.any);
   GaussianInputs gaussians = gaussians_of(call, item, first < call.count ? first : 0);
   const StagedHarmonics staging(degree);
@@ -100,12 +96,16 @@ __global__ void __launch_bounds__(kGaussianThreads) gaussian_kernel(const Call c
       d_rest[static_cast<int64_t>(rest) * j + k] = computed ? harmonics[warp][3 * staging.pitch * j + k] : otherwise;
     }
 
-  static_assert(sizeof d_camera == kCameraFields * sizeof(float), "no gaps");
-  for (int k = 0; k < kCameraFields; k++) {
-    const float *field = k < 9 ? d_camera.rotation + k : k < 12 ? d_camera.translation + k - 9 : d_camera.intrinsics + k - 12;
-    const float sum = warp_sum(*field);
-    if (lane == 0) camera_sums[warp][k] = sum;
-  }
+  const auto sum_field = [&](int field, float value) {
+    const float sum = warp_sum(value);
+    if (lane == 0) camera_sums[warp][field] = sum;
+  };
+#pragma unroll
+  for (int k = 0; k < 9; k++) sum_field(k, d_camera.rotation[k]);
+#pragma unroll
+  for (int k = 0; k < 3; k++) sum_field(9 + k, d_camera.translation[k]);
+#pragma unroll
+  for (int k = 0; k < 4; k++) sum_field(12 + k, d_camera.intrinsics[k]);
   __syncthreads();
   if (threadIdx.x >= kCameraFields) return;
   double sum = 0;
@@ -144,14 +144,14 @@ template <int kFields> __device__ double sum_rows(const double *rows, int64_t co
   return shared[threadIdx.x]; // of the thread's own making where it is a result
 }
 
-__global__ void __launch_bounds__(kFinishThreads) camera_kernel(const Call call, const Backward in,
-                                                                const BackwardScratch work, const Gradients out) {
+__global__ void __launch_bounds__(kFinishThreads)
+    camera_kernel(const Call call, const Backward in, const BackwardScratch work, const Gradients out) {
   __shared__ double shared[kFinishThreads];
   const int64_t number = blockIdx.x;
   const bool fits = in.slot_start.at(call.batch.locate(blockIdx.x))[call.count] <= call.capacity;
   const int k = threadIdx.x;
-  const double camera =
-      sum_rows<kCameraFields>(work.camera + number * work.gaussian_blocks * kCameraFields, work.gaussian_blocks, shared);
+  const double camera = sum_rows<kCameraFields>(work.camera + number * work.gaussian_blocks * kCameraFields,
+                                                work.gaussian_blocks, shared);
   const float of_camera = fits ? static_cast<float>(camera) : not_a_number();
   if (k < 9) out.camera_from_world[16 * number + k / 3 * 4 + k % 3] = of_camera;
   else if (k < 12) out.camera_from_world[16 * number + (k - 9) * 4 + 3] = of_camera;

@@ -6,8 +6,8 @@ namespace {
 
 constexpr uint32_t kInvisible = 0xffffffffu;
 
-__global__ void __launch_bounds__(kGaussianThreads) project_kernel(const Call call, const Forward out,
-                                                                   const Projected projected) {
+__global__ void __launch_bounds__(kGaussianThreads)
+    project_kernel(const Call call, const Forward out, const Projected projected) {
   __shared__ float harmonics[kGaussianThreads / kWarp][StagedHarmonics::kFloats];
   const int blocks = (call.count + kGaussianThreads - 1) / kGaussianThreads; // an item
   const int number = blockIdx.x / blocks, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;

@@ -24,8 +24,8 @@ __device__ void sum_background(const ItemImages &images, bool inside, int64_t at
 
 // kTotal: the passes over features are no passes of their own, this one counts them in.
 template <typename Source, bool kTotal>
-__global__ void __launch_bounds__(kTilePixels) replay_kernel(const Call call, const Backward in,
-                                                             const BackwardScratch work, int first_channel) {
+__global__ void __launch_bounds__(kTilePixels, kTotal ? 3 : kBlocksHeld)
+    replay_kernel(const Call call, const Backward in, const BackwardScratch work, int first_channel) {
   constexpr int kChannels = Source::kChannels;
   const int tiles = call.tiles(), number = blockIdx.x / tiles, tile = blockIdx.x - number * tiles;
   const Item item = call.batch.locate(number);
@@ -35,8 +35,16 @@ __global__ void __launch_bounds__(kTilePixels) replay_kernel(const Call call, co
   const int32_t start = in.tile_start.at(item)[tile];
   const int processed = fits(call, in, item) ? in.tile_processed.at(item)[tile] : 0;
 
-  const PixelGradient<Source> g = pixel.inside ? pixel_gradient<Source>(call, images, first_channel, at)
-                                               : no_gradient<Source>();
+  if constexpr (!Source::kFeatures) {
+    sum_background(images, pixel.inside, at, work.background + 4 * static_cast<int64_t>(blockIdx.x));
+    constexpr int kPairs = kBucket * kGroup;
+    int32_t *group_tile = work.group_tile + number * work.groups + start / kPairs + tile;
+    for (int group = threadIdx.x; group < (processed + kPairs - 1) / kPairs; group += kTilePixels)
+      group_tile[group] = tile;
+  }
+
+  const PixelGradient<Source> g =
+      pixel.inside ? pixel_gradient<Source>(call, images, first_channel, at) : no_gradient<Source>();
   const float *d_features = images.d_features + at * call.channels;
   float remaining = 0;
   if (pixel.inside) {
@@ -52,8 +60,8 @@ __global__ void __launch_bounds__(kTilePixels) replay_kernel(const Call call, co
       if (kTotal) remaining += feature_product(images.features + at * call.channels, d_features, call.channels);
     }
   }
-  const TileList list = {in.splats.at(item), in.pairs.at(item) + start, processed, call.features.at(item),
-                         call.channels,      first_channel};
+  const TileList list = {
+      in.splats.at(item), in.pairs.at(item) + start, processed, call.features.at(item), call.channels, first_channel};
   float2 *states = work.states + (number * work.buckets + start / kBucket + tile) * kTilePixels + threadIdx.x;
   walk<Source, false>(
       list, pixel,
@@ -67,14 +75,6 @@ __global__ void __launch_bounds__(kTilePixels) replay_kernel(const Call call, co
                                   call.channels);
         remaining -= weight * each;
       });
-
-  if constexpr (!Source::kFeatures) {
-    sum_background(images, pixel.inside, at, work.background + 4 * static_cast<int64_t>(blockIdx.x));
-    constexpr int kPairs = kBucket * kGroup;
-    int32_t *group_tile = work.group_tile + number * work.groups + start / kPairs + tile;
-    for (int group = threadIdx.x; group < (processed + kPairs - 1) / kPairs; group += kTilePixels)
-      group_tile[group] = tile;
-  }
 }
 
 } // namespace

@@ -17,6 +17,14 @@
 
 namespace ipsm::cuda {
 
+// Blocks of 256 threads that a multiprocessor is to hold where registers are short: as many as need no spilling. From
+// compute capability 10 on, the compiler needs some more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kBlocksHeld = 4;
+#else
+constexpr int kBlocksHeld = 5;
+#endif
+
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 

@@ -90,8 +90,7 @@ struct StagedHarmonics {
 #pragma unroll 4
     for (int j = 0; j < kWarp; j++) {
       if (!(lanes >> j & 1)) continue;
-      for (int k = lane; k < used; k += kWarp)
-        staged[3 * pitch * j + k] = from[3 * static_cast<int64_t>(rest) * j + k];
+      for (int k = lane; k < used; k += kWarp) staged[3 * pitch * j + k] = from[3 * static_cast<int64_t>(rest) * j + k];
     }
     __syncwarp();
   }

@@ -52,8 +52,8 @@ template <int kChannels> struct PairSums {
 
 // kAbsolute: absolute gradients too; with them, a pass over features leaves h to the first pass.
 template <typename Source, bool kAbsolute>
-__global__ void __launch_bounds__(kGroup *kWarp) bucket_kernel(const Call call, const Backward in,
-                                                              const BackwardScratch work, int first_channel) {
+__global__ void __launch_bounds__(kGroup *kWarp, kAbsolute ? 3 : 4)
+    bucket_kernel(const Call call, const Backward in, const BackwardScratch work, int first_channel) {
   constexpr int kChannels = Source::kChannels, kQuads = kChannels / 4;
   constexpr bool kGeometry = !(Source::kFeatures && kAbsolute);
   __shared__ float4 gradient[kQuads][kTilePixels]; // by pixel, row by row

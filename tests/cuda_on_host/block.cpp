@@ -16,8 +16,7 @@ extern "C" uint64_t cuda_on_host_shared_begin[], cuda_on_host_shared_end[]; // o
 namespace cuda_on_host {
 namespace {
 
-constexpr std::size_t kStackBytes =
-    256 * 1024; // only what is touched becomes memory; sanitizers need several times more
+constexpr std::size_t kStackBytes = 256 * 1024; // address space: only what is touched becomes memory
 
 // ThreadSanitizer takes what one fiber does in two blocks to be in order, so that a race between the blocks would go
 // unseen. Two sets of fibers take turns in a pattern without a period (the parity of the block number's set bits), so
@@ -169,7 +168,7 @@ void fail(const std::string &message) {
   }
 }
 
-void set_order(uint32_t seed) { g_order = seed; }
+void cuda_on_host_set_order(uint32_t seed) { g_order = seed; }
 
 void run_grid(dim3 grid, dim3 block, void (*body)(void *), void *context) {
   check(grid, block);

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,14 +26,15 @@ HEADERS = ("*.h", "*.cuh", "*.inc")
 # nvcc does not warn about comparisons of signed with unsigned numbers, and `#pragma unroll` is CUDA's.
 FLAGS = ["-std=c++17", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-sign-compare"]
 FLAGS += ["-Wno-unknown-pragmas", "-fdata-sections", "-DIPSM_CUDA_ON_HOST", f"-I{HERE}"]
+CHECKED = ["-O1", "-D_GLIBCXX_ASSERTIONS"]
 # The emulation itself stays without: it tells the sanitizers what it does with stacks and threads.
 SANITIZERS = {
     "": ([], []),
     "address,undefined": (
-        ["-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"],
+        ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", *CHECKED],
         ["-DCUDA_ON_HOST_ADDRESS"],
     ),
-    "thread": (["-O1", "-fsanitize=thread"], ["-DCUDA_ON_HOST_THREAD"]),
+    "thread": (["-fsanitize=thread", *CHECKED], ["-DCUDA_ON_HOST_THREAD"]),
 }
 
 
@@ -61,6 +63,8 @@ def run(made: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def missing_tool(sanitizer: str = "") -> str | None:
     """Why this machine cannot build, as a reason to skip a test; None when it can."""
+    if sys.platform != "linux":
+        return "the emulation's stack switch is written for Linux"
     if shutil.which("g++") is None:
         return "g++ is not installed"
     return None if not sanitizer or _can_link(sanitizer) else f"g++ has no -fsanitize={sanitizer} here"
@@ -75,7 +79,7 @@ def _can_link(sanitizer: str) -> bool:
 def _link(sources: Sequence[Path], flags: Sequence[str], sanitizer: str, mode: list[str], suffix: str) -> Path:
     of_kernels, of_emulation = SANITIZERS[sanitizer]
     jobs = [(Path(source).resolve(), (*FLAGS, *of_kernels, *flags)) for source in sources]
-    jobs += [(source, (*FLAGS, *of_emulation)) for source in EMULATION]
+    jobs += [(source, (*FLAGS, *of_emulation, *flags)) for source in EMULATION]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: _compile(*job), jobs))
     command = ["g++", *mode, *of_kernels, *map(str, objects), f"-Wl,-T,{LAYOUT}"]

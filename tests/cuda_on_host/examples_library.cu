@@ -24,7 +24,6 @@ const char *run(void (*kernel)(Parameters...), dim3 grid, dim3 block, const Argu
 
 } // namespace
 
-EXPORT void set_order(unsigned seed) { cuda_on_host::set_order(seed); }
 EXPORT int alive() { return mistakes::g_alive; }
 
 EXPORT const char *block_sum(const int *in, int count, int *out) {

@@ -34,14 +34,14 @@ private:
   static void enter();
   static void finish_switch(); // first thing on the new stack
 
-  void *stack_pointer_ = nullptr; // while it rests
-  void *mapping_ = nullptr;       // stack with a guard page below
-  std::size_t mapping_bytes_ = 0; //
-  Entry entry_ = nullptr;         //
-  const void *stack_ = nullptr;   // lowest address and size, for AddressSanitizer
-  std::size_t stack_bytes_ = 0;   //
-  void *fake_stack_ = nullptr;    // AddressSanitizer's
-  void *shadow_ = nullptr;        // ThreadSanitizer's
+  void *stack_pointer_ = nullptr;               // while it rests
+  void *mapping_ = nullptr;                     // stack with a guard page below
+  std::size_t mapping_bytes_ = 0;               //
+  Entry entry_ = nullptr;                       //
+  const void *stack_ = nullptr;                 // lowest address and size, for AddressSanitizer
+  std::size_t stack_bytes_ = 0;                 //
+  [[maybe_unused]] void *fake_stack_ = nullptr; // AddressSanitizer's
+  [[maybe_unused]] void *shadow_ = nullptr;     // ThreadSanitizer's
 };
 
 // For ThreadSanitizer alone: forgets who accessed this memory so far. Both ends are multiples of 8 bytes, and the same

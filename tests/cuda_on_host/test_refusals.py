@@ -38,9 +38,9 @@ def test_every_mistake_is_expected_here():
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("name", EXPECTED)
 def test_refused(name, order):
-    library().set_order(order)
+    library().cuda_on_host_set_order(order)
     message = error_of("refused", list(EXPECTED).index(name))
-    library().set_order(0)
+    library().cuda_on_host_set_order(0)
     assert message is not None
     assert re.fullmatch(BLOCK + EXPECTED[name], message), message
     assert library().alive() == 0  # all threads have unwound

@@ -18,11 +18,11 @@ FOUND = {
 }
 
 
-def run(sanitizer: str, *arguments: str) -> subprocess.CompletedProcess:
+def run(sanitizer: str, *arguments: str, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
     reason = build.missing_tool(sanitizer)
     if reason:
         pytest.skip(reason)
-    return build.run(build.program([build.HERE / "examples_program.cu"], sanitizer=sanitizer), *arguments)
+    return build.run(build.program([build.HERE / "examples_program.cu"], flags, sanitizer), *arguments)
 
 
 @pytest.mark.parametrize("sanitizer", build.SANITIZERS)
@@ -43,3 +43,8 @@ def test_a_failed_kernel_is_a_failed_program():
     result = run("", "unheard of")
     assert result.returncode == 1
     assert "no mistake has the name unheard of" in result.stderr
+
+
+def test_the_stack_switch_for_other_processors():
+    result = run("", flags=("-DCUDA_ON_HOST_UCONTEXT",))
+    assert (result.returncode, result.stderr) == (0, "")

@@ -12,9 +12,9 @@ LANES = np.arange(32)
 
 @pytest.fixture(params=ORDERS, autouse=True)
 def order(request):
-    library().set_order(request.param)
+    library().cuda_on_host_set_order(request.param)
     yield request.param
-    library().set_order(0)
+    library().cuda_on_host_set_order(0)
 
 
 def ints(count, low=-1000, high=1000, seed=0):

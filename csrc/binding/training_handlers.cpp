@@ -75,8 +75,8 @@ template <typename Buffer> auto field_of(const char *name, Buffer &buffer, Dimen
 //
 // The fields keep their own shapes: a reshape before or after would be one more use of a buffer that is to be changed
 // in place, and XLA then copies it.
-ffi::Error adam(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, float beta1, float beta2,
-                float epsilon) {
+ffi::Error adam(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double beta1, double beta2,
+                double epsilon) {
   return translate_errors("ipsm_jax Adam", [&] {
     BatchShape shape;
     Operands in(args, shape);
@@ -120,8 +120,9 @@ ffi::Error adam(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRet
         fields.push_back({gradient.width, steps.at(i)[f], gradient.data + start, changed("value", 0),
                           changed("first moment", 1), changed("second moment", 2)});
       }
-      training::adam({beta1, beta2, epsilon, 1 / *correction.at(i)}, fields, n,
-                     reinterpret_cast<const uint8_t *>(alive.at(i)), executor);
+      training::adam({static_cast<float>(beta1), static_cast<float>(1 - beta1), static_cast<float>(beta2),
+                      static_cast<float>(1 - beta2), static_cast<float>(epsilon), 1 / *correction.at(i)},
+                     fields, n, reinterpret_cast<const uint8_t *>(alive.at(i)), executor);
       item++;
     });
   });
@@ -137,6 +138,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ipsm_adam_cpu, ipsm::binding::adam,
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .RemainingArgs()
                                   .RemainingRets()
-                                  .Attr<float>("beta1")
-                                  .Attr<float>("beta2")
-                                  .Attr<float>("epsilon"));
+                                  .Attr<double>("beta1")
+                                  .Attr<double>("beta2")
+                                  .Attr<double>("epsilon"));

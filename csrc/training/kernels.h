@@ -25,7 +25,8 @@ constexpr int kBandRows = 7 + 6 * kWindow;
 
 // Adam on a run of numbers: p -= step * m / (sqrt(v * inverse_correction) + epsilon) with the new m and v.
 struct AdamConstants {
-  float beta1, beta2, epsilon;
+  float beta1, rest1, beta2, rest2; // rest = 1 - beta, not rounded before the difference is taken
+  float epsilon;
   float inverse_correction; // 1 / (1 - beta2^t)
 };
 

@@ -193,7 +193,9 @@ def _terms(
     image: Array, photo: Array, l1_image: Array, mean: Array, variance: Array, ssim_weight: float | Array
 ) -> tuple[Float[Array, " 3"], Float[Array, ""]]:
     """Means of |image - l1_image|, SSIM and (image - photo)^2; and the loss."""
-    l1 = jnp.mean(jnp.abs(image - l1_image))
+    difference = image - l1_image
+    # Not jnp.abs, whose slope at 0 is 1: where nothing differs nothing is to be pushed.
+    l1 = jnp.mean(difference * lax.stop_gradient(jnp.sign(difference)))
     similarity = ssim(image, PhotometricTarget(photo, l1_image, mean, variance))
     squared = jnp.mean(jnp.square(image - photo))
     return jnp.stack([l1, similarity, squared]), (1 - ssim_weight) * l1 + ssim_weight * (1 - similarity)

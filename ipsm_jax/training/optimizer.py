@@ -113,9 +113,9 @@ def _apply_native(
         1 - BETA2**count,
         *changing,
         *gradient,
-        beta1=np.float32(BETA1),
-        beta2=np.float32(BETA2),
-        epsilon=np.float32(EPSILON),
+        beta1=np.float64(BETA1),
+        beta2=np.float64(BETA2),
+        epsilon=np.float64(EPSILON),
     )
     fields = len(gaussians)
     moved, first, second = (Gaussians(*results[i : i + fields]) for i in range(0, 3 * fields, fields))

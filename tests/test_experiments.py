@@ -45,10 +45,9 @@ def test_figures_of_finished_runs_become_a_file_and_a_table(base, tmp_path, monk
 @pytest.fixture
 def check_gradients(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "experiments"))
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)  # the reference takes long to compile and runs once
     yield importlib.import_module("check_gradients")
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_gradients_are_checked_in_a_mode_and_pixels_at_a_threshold_left_out(check_gradients, monkeypatch):

@@ -14,6 +14,7 @@ from ipsm_jax.rasterizer.reference import render_reference
 from ipsm_jax.rasterizer.rendering import Rendering
 from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import Gaussians
+from ipsm_jax.scene.harmonics import check_degree
 
 Backend = Literal["auto", "native", "reference"]
 
@@ -77,7 +78,8 @@ def render(
       `Rendering` with color (h, w, 3), depth (h, w), alpha (h, w), radii (n,), features (h, w, c).
 
     Raises:
-      ValueError: a shape does not fit, an unknown footprint or backend, or something that the reference cannot do.
+      ValueError: a shape does not fit, a degree outside 0..3, an unknown footprint or backend, or something that the
+        reference cannot do.
       TypeError: an operand has a precision that the native kernels do not take, or `antialiased` is not a bool.
       NativeUnavailableError: the native library is missing or does not fit the installed jaxlib or device.
     """
@@ -88,6 +90,7 @@ def render(
     offset = jnp.zeros((n, 2), dtype) if mean2d_offset is None else jnp.asarray(mean2d_offset)
     absolute = None if mean2d_absolute is None else jnp.asarray(mean2d_absolute)
     features = jnp.zeros((n, 0), dtype) if features is None else jnp.asarray(features)
+    check_degree(sh_degree)
     degree = jnp.asarray(sh_degree, jnp.int32)
     _check_shapes(
         gaussians,

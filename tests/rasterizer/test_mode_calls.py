@@ -113,6 +113,9 @@ def test_wrong_settings_are_refused():
         render(gaussians, camera, antialiased="yes")
     with pytest.raises(TypeError, match="antialiased must be True or False"):
         jax.jit(lambda flag: render(gaussians, camera, antialiased=flag).color)(True)
+    for degree in (-1, 4):
+        with pytest.raises(ValueError, match=f"degree must be 0, 1, 2 or 3, got {degree}"):
+            render(gaussians, camera, sh_degree=degree)
     with pytest.raises(ValueError, match=r"mean2d_offset has shape \(30, 3\)"):
         render(gaussians, camera, mean2d_offset=np.zeros((COUNT, 3), np.float32))
 

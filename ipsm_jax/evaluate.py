@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from rich.table import Table
 
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.metrics.suite import MASKED, VARIANTS, MetricSuite, Values, mean_metrics, metric_suite
-from ipsm_jax.rasterizer import render
+from ipsm_jax.rasterizer import compiled_renderer
 from ipsm_jax.rasterizer.render import Backend
 from ipsm_jax.reporting.files import write_json, write_png
 from ipsm_jax.reporting.html import METRIC_STYLE, ViewPictures, format_metric, write_report
@@ -94,11 +93,11 @@ def evaluate_gaussians(
     if not indices:
         raise CommandError(f"scene {scene.name} has no {split} views to evaluate")
     suite = metric_suite(scene.height, scene.width, with_lpips=lpips)
-    draw = jax.jit(partial(render, sh_degree=sh_degree, background=np.asarray(background), backend=backend))
+    draw = compiled_renderer(sh_degree=sh_degree, background=np.asarray(background), backend=backend)
     views: dict[str, Values] = {}
     pictures = []
     for index in track(indices, description=f"measuring {split} views", disable=not progress, transient=True):
-        result = jax.device_get(draw(gaussians, scene.cameras[index], alive=alive))
+        result = jax.device_get(draw(gaussians, scene.cameras[index], alive))
         paths = _write_view(folder / "renders", scene, index, result.color, result.depth, result.alpha)
         pictures.append(paths)
         views[paths.name] = _measure_view(suite, paths, None if scene.masks is None else scene.masks[index])

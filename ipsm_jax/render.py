@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 import tyro
 from jaxtyping import Array, Bool, Float
@@ -17,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ipsm_jax.data.scene import Scene
-from ipsm_jax.rasterizer import render
+from ipsm_jax.rasterizer import compiled_renderer
 from ipsm_jax.rasterizer.render import Backend
 from ipsm_jax.reporting.files import to_uint8, write_png
 from ipsm_jax.reporting.pictures import DepthRange, depth_picture, depth_range
@@ -159,7 +157,7 @@ def render_video(
     if path.suffix != ".mp4":
         raise CommandError(f"the video's name must end in .mp4, got {path}")
     cameras = resized(camera_path(scene, kind, frames, gaussians, alive), width, height, scale)
-    draw = jax.jit(partial(render, sh_degree=sh_degree, background=np.asarray(background), backend=backend))
+    draw = compiled_renderer(sh_degree=sh_degree, background=np.asarray(background), backend=backend)
     count = len(cameras.camera_from_world)
     names = [Path(scene.names[i]).stem for i in scene.test] if kind == "test" else [f"{i:05d}" for i in range(count)]
     repeat = max(1, round(fps * _SECONDS_PER_TEST_VIEW)) if kind == "test" else 1
@@ -167,7 +165,7 @@ def render_video(
 
     def colors() -> Iterator[np.ndarray]:
         for index in track(range(count), description="rendering", disable=not progress, transient=True):
-            frame = to_uint8(np.asarray(draw(gaussians, cameras[index], alive=alive).color))
+            frame = to_uint8(np.asarray(draw(gaussians, cameras[index], alive).color))
             if png:
                 write_png(folder / f"{names[index]}.png", frame)
             for _ in range(repeat):
@@ -176,7 +174,7 @@ def render_video(
     def depths() -> Iterator[np.ndarray]:
         limits = _common_range(draw, gaussians, alive, cameras)
         for index in track(range(count), description="rendering depth", disable=not progress, transient=True):
-            result = draw(gaussians, cameras[index], alive=alive)
+            result = draw(gaussians, cameras[index], alive)
             frame = to_uint8(depth_picture(result.depth, result.alpha, limits))
             if png:
                 write_png(folder / f"{names[index]}_depth.png", frame)
@@ -192,7 +190,7 @@ def _common_range(draw: Any, gaussians: Gaussians, alive: Any, cameras: Camera) 
     """One depth scale for a whole video, from a few of its frames."""
     count = len(cameras.camera_from_world)
     chosen = sorted({round(i) for i in np.linspace(0, count - 1, 6)})
-    results = [draw(gaussians, cameras[i], alive=alive) for i in chosen]
+    results = [draw(gaussians, cameras[i], alive) for i in chosen]
     return depth_range(np.stack([r.depth for r in results]), np.stack([r.alpha for r in results]))
 
 

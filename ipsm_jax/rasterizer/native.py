@@ -30,10 +30,16 @@ FORWARD, BACKWARD = "ipsm_rasterize_forward", "ipsm_rasterize_backward"
 FOOTPRINTS = {"exact": 0, "3sigma": 1}
 
 # Room in the (Gaussian, tile) lists kept between forward and backward. Seen on fern from three views: 5 pairs per slot
-# with 57 000 Gaussians, 11 with 100 000 (large ones, made by unpooling). A frame that needs more than there is room for
-# is sorted again in the backward pass.
-_PAIRS_PER_GAUSSIAN = 8
+# with 57 000 Gaussians, 11 with 100 000 (large ones, made by unpooling). A CPU touches no memory for room that is not
+# used; a GPU sorts the whole lists, and says when a frame did not fit.
+_PAIRS_PER_GAUSSIAN_CPU, _PAIRS_PER_GAUSSIAN_GPU = 16, 8
 _MIN_PAIRS = 1 << 18
+
+
+def default_pair_capacity(slots: int) -> int:
+    """Room for pairs that `render` makes for so many slots when it is not told, on the device JAX uses by default."""
+    on_cpu = jax.default_backend() == "cpu"
+    return max((_PAIRS_PER_GAUSSIAN_CPU if on_cpu else _PAIRS_PER_GAUSSIAN_GPU) * slots, _MIN_PAIRS)
 
 
 class NativeUnavailableError(RuntimeError):
@@ -268,5 +274,5 @@ def render_native(
     absolute = mean2d_absolute is not None
     spec = _Spec(camera.width, camera.height, FOOTPRINTS[footprint], 0, antialiased, absolute)
     most = n * _tile_count(spec, library.tile_size)
-    wanted = max(_PAIRS_PER_GAUSSIAN * n, _MIN_PAIRS) if pair_capacity is None else pair_capacity
+    wanted = default_pair_capacity(n) if pair_capacity is None else int(pair_capacity)
     return _rasterize(spec._replace(pair_capacity=max(1, min(wanted, most))), *named.values(), sh_degree)

@@ -68,10 +68,9 @@ def render(
         16 x 16 tiles around 3 standard deviations.
       antialiased: scale each opacity by sqrt(det before / det after dilation), so that Gaussians thinner than a pixel
         do not become too bright when seen from afar (Mip-Splatting; gsplat's rasterize_mode="antialiased").
-      pair_capacity: room for (Gaussian, tile) pairs between forward and backward pass, default 8 a slot. When a frame
-        has more (see `Rendering.pair_count`), the CPU sorts once more in the backward pass: slower, the same result. A
-        GPU cannot make room while it draws: images and gradients of that frame are NaN; render it again with a
-        capacity of at least `pair_count`.
+      pair_capacity: room for (Gaussian, tile) pairs between forward and backward pass; default 16 a slot on CPUs, 8 on
+        GPUs. When a frame has more (see `Rendering.pair_count`), a CPU sorts once more in the backward pass: slower,
+        the same result. A GPU gives NaN images and gradients; call again with more, or use `compiled_renderer`.
       backend: "native" (compiled kernels), "reference" (plain jnp; the oracle, slow), "auto" = native.
 
     Returns:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import jax
 
 from ipsm_jax.config import TrainConfig
+from ipsm_jax.rasterizer.native import default_pair_capacity
+from ipsm_jax.rasterizer.pairs import fit_pairs, overflow_spoils
 from ipsm_jax.training.density import DensityInfo, densify, is_due, reset_is_due, reset_opacity
 from ipsm_jax.training.state import TrainState
 from ipsm_jax.training.step import TrainingViews, run_steps
@@ -23,7 +26,9 @@ SECONDS_PER_CALL = 1.5
 """About how long one call of the compiled program may take: the time that progress and Ctrl-C have to wait."""
 MAX_STEPS_PER_CALL = 50
 
-_run_steps = jax.jit(run_steps, static_argnums=0, donate_argnums=2)
+_run_steps = jax.jit(run_steps, static_argnums=(0, 4), donate_argnums=2)
+_run_steps_again = jax.jit(run_steps, static_argnums=(0, 4))
+"""Keeps the state that it starts from, for devices where too little room for pairs spoils an iteration."""
 _reset_opacity = jax.jit(reset_opacity, static_argnums=0, donate_argnums=1)
 
 
@@ -71,10 +76,16 @@ def train(
     last = config.optimization.iterations
     iteration, alive = int(state.step), int(state.alive.sum())
     pace = 1  # iterations per call
+    room = 0  # for (Gaussian, tile) pairs
     while iteration < last:
         count = _next_event(config, iteration, limit=pace) - iteration
         started = time.perf_counter()
-        state, info = _run_steps(config.optimization, views, state, count)
+        run = _run_steps_again if overflow_spoils() else _run_steps
+        before, room = state, max(room, default_pair_capacity(state.gaussians.capacity))
+        (state, info), room = fit_pairs(
+            partial(run, config.optimization, views, before, count), lambda result: result[1].pairs, room
+        )
+        del before
         loss, psnr = float(info.loss), float(info.psnr)  # waits for the device
         seconds = time.perf_counter() - started
         pace = max(1, min(MAX_STEPS_PER_CALL, 2 * pace, int(SECONDS_PER_CALL * count / seconds)))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import jax
+import functools
+from collections.abc import Callable
+
 import jax.numpy as jnp
+import numpy as np
 
 from ipsm_jax.config import OptimizationConfig
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.metrics import psnr, ssim, whiten_background
-from ipsm_jax.rasterizer import render
-from ipsm_jax.scene.camera import Camera
+from ipsm_jax.rasterizer import Rendering, compiled_renderer
 from ipsm_jax.training.state import TrainState
 
 
@@ -21,10 +23,11 @@ def score_test_views(config: OptimizationConfig, scene: Scene, state: TrainState
     """
     if not scene.test:
         raise ValueError(f"scene {scene.name} has no test views to measure")
+    draw = _renderer(config)
     total = [0.0, 0.0]
     for index in scene.test:
         camera, photo = scene.cameras[index], jnp.asarray(scene.images[index], jnp.float32) / 255
-        image = _render_clipped(config, camera, state)
+        image = jnp.clip(draw(state.gaussians, camera, state.alive).color, 0, 1)
         mask = None if scene.masks is None else jnp.asarray(scene.masks[index])
         if mask is not None:
             image, photo = whiten_background(image, mask), whiten_background(photo, mask)
@@ -33,12 +36,7 @@ def score_test_views(config: OptimizationConfig, scene: Scene, state: TrainState
     return total[0] / len(scene.test), total[1] / len(scene.test)
 
 
-def _render_one(config: OptimizationConfig, camera: Camera, state: TrainState) -> jax.Array:
-    background = jnp.array(config.background, jnp.float32)
-    rendering = render(
-        state.gaussians, camera, alive=state.alive, background=background, sh_degree=3, backend=config.backend
-    )
-    return jnp.clip(rendering.color, 0, 1)
-
-
-_render_clipped = jax.jit(_render_one, static_argnums=0)
+@functools.cache
+def _renderer(config: OptimizationConfig) -> Callable[..., Rendering]:
+    background = np.asarray(config.background, np.float32)
+    return compiled_renderer(background=background, sh_degree=3, backend=config.backend)

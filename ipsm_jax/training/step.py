@@ -39,10 +39,17 @@ class TrainingViews(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-    """Loss and PSNR in dB of the training view of one iteration, or their means over several."""
+    """What one iteration had to do with its training view, or several with theirs.
+
+    Attributes:
+      loss: or the mean of several.
+      psnr: in dB, or the mean of several.
+      pairs: (Gaussian, tile) pairs that the rendering took, or the most that any took.
+    """
 
     loss: Float[Array, ""]
     psnr: Float[Array, ""]
+    pairs: Int[Array, ""]
 
 
 def view_of_step(key: Key[Array, ""], step: Int[Array, ""], views: int) -> Int[Array, ""]:
@@ -60,7 +67,9 @@ PHASES = ("view", "render", "loss", "optimizer", "statistics")
 """Scopes in a step's compiled program, which profilers show."""
 
 
-def train_step(config: OptimizationConfig, views: TrainingViews, state: TrainState) -> tuple[TrainState, StepInfo]:
+def train_step(
+    config: OptimizationConfig, views: TrainingViews, state: TrainState, pair_capacity: int | None = None
+) -> tuple[TrainState, StepInfo]:
     """One iteration: render a training view, compare, move the Gaussians, add to the statistics.
 
     Args:
@@ -73,7 +82,7 @@ def train_step(config: OptimizationConfig, views: TrainingViews, state: TrainSta
         camera = views.cameras[index]
     degree = sh_degree_of_step(config, state.step)
 
-    def loss_of(gaussians: Gaussians, mean2d_offset: Float[Array, "n 2"]) -> tuple[Array, tuple[Array, Array]]:
+    def loss_of(gaussians: Gaussians, mean2d_offset: Float[Array, "n 2"]) -> tuple[Array, tuple[Array, ...]]:
         with jax.named_scope("render"):
             rendering = render(
                 gaussians,
@@ -88,10 +97,10 @@ def train_step(config: OptimizationConfig, views: TrainingViews, state: TrainSta
             loss, mean_square = compare_with_view(
                 rendering.color, views.targets, index, config.ssim_weight, backend=config.backend
             )
-        return loss, (rendering.radii, mean_square)
+        return loss, (rendering.radii, mean_square, rendering.pair_count)
 
     no_offset = jnp.zeros((state.gaussians.capacity, 2))
-    (loss, (radii, mean_square)), (gradient, mean2d_gradient) = jax.value_and_grad(
+    (loss, (radii, mean_square, pairs)), (gradient, mean2d_gradient) = jax.value_and_grad(
         loss_of, argnums=(0, 1), has_aux=True
     )(state.gaussians, no_offset)
 
@@ -103,7 +112,7 @@ def train_step(config: OptimizationConfig, views: TrainingViews, state: TrainSta
     with jax.named_scope("statistics"):
         statistics = add_to_statistics(state.statistics, mean2d_gradient, radii, camera.width, camera.height)
     new_state = state._replace(gaussians=gaussians, moments=moments, statistics=statistics, step=state.step + 1)
-    return new_state, StepInfo(loss, -10 * jnp.log10(jnp.maximum(mean_square, 1e-10)))
+    return new_state, StepInfo(loss, -10 * jnp.log10(jnp.maximum(mean_square, 1e-10)), pairs)
 
 
 def add_to_statistics(
@@ -126,18 +135,23 @@ def add_to_statistics(
 
 
 def run_steps(
-    config: OptimizationConfig, views: TrainingViews, state: TrainState, count: int | Int[Array, ""]
+    config: OptimizationConfig,
+    views: TrainingViews,
+    state: TrainState,
+    count: int | Int[Array, ""],
+    pair_capacity: int | None = None,
 ) -> tuple[TrainState, StepInfo]:
-    """`count` iterations in one program; the info holds the means over them, NaN if any loss was.
+    """`count` iterations in one program; the info holds the means over them, NaN if any loss was, and the most pairs.
 
     The count is traced, so that whatever number of iterations lies between two events needs no new compilation.
     """
 
     def body(_: Array, carry: tuple[TrainState, StepInfo]) -> tuple[TrainState, StepInfo]:
         state, total = carry
-        state, info = train_step(config, views, state)
-        return state, jax.tree.map(jnp.add, total, info)
+        state, info = train_step(config, views, state, pair_capacity)
+        most = jnp.maximum(total.pairs, info.pairs)
+        return state, StepInfo(total.loss + info.loss, total.psnr + info.psnr, most)
 
-    zero = StepInfo(jnp.zeros(()), jnp.zeros(()))
+    zero = StepInfo(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
     state, total = jax.lax.fori_loop(0, count, body, (state, zero))
-    return state, jax.tree.map(lambda a: a / jnp.maximum(count, 1), total)
+    return state, total._replace(loss=total.loss / jnp.maximum(count, 1), psnr=total.psnr / jnp.maximum(count, 1))

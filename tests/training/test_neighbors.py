@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from ipsm_jax.training.neighbors import nearest_neighbors
+from ipsm_jax.training.neighbors import nearest_neighbors, nearest_with_scipy
 
 search = jax.jit(nearest_neighbors)
 
@@ -49,6 +49,27 @@ def test_neighbors_equal_comparing_all_with_all(kind, wanted_share):
         expected_means, expected_neighbors = by_comparing_all(points, valid, wanted)
     np.testing.assert_allclose(means, expected_means, rtol=1e-6)
     np.testing.assert_array_equal(neighbors, expected_neighbors)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 300])
+def test_the_hosts_version_for_gpus_computes_the_same(count):
+    """Many points in one place: whose neighbors they are is open, the distances are not."""
+    rng = np.random.default_rng(5)
+    points = rng.normal(size=(count, 3)).astype(np.float32)
+    points[count // 2 :: 7] = 0.25
+    valid, wanted = rng.uniform(size=count) < 0.8, rng.uniform(size=count) < 0.6
+    points[rng.uniform(size=count) < 0.05] = np.nan
+    means, neighbors = nearest_with_scipy(points, valid, wanted)
+    expected_means, expected_neighbors = (
+        by_comparing_all(points, valid, wanted)
+        if count > 3
+        else search(jnp.asarray(points), jnp.asarray(valid), jnp.asarray(wanted))
+    )
+    np.testing.assert_allclose(means, expected_means, rtol=1e-5, atol=1e-12)
+    assert means.dtype == np.float32 and neighbors.dtype == np.int32
+    alone = np.isfinite(points).all(1) & ~(points == 0.25).all(1) & np.isfinite(np.asarray(expected_means))
+    alone &= ~(points[neighbors] == 0.25).all(2).any(1)
+    np.testing.assert_array_equal(neighbors[alone], np.asarray(expected_neighbors)[alone])
 
 
 def test_neighbors_equal_scipys_tree():
@@ -98,7 +119,7 @@ def test_one_core_is_enough():
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import jax, jax.numpy as jnp
-from ipsm_jax.training.neighbors import nearest_neighbors
+from ipsm_jax.training.neighbors import nearest_neighbors, nearest_with_scipy
 points, all_points = jax.random.normal(jax.random.key(0), (60_000, 3)), jnp.ones(60_000, bool)
 means, _ = jax.jit(lambda p: nearest_neighbors(2 * p, all_points, all_points))(points)
 assert float(means.min()) > 0

@@ -1,20 +1,25 @@
-"""The script that compares base runs: figures and table, also where peak memory is not known."""
+"""The scripts that make tables: base runs, also where peak memory is not known; the phases of a training iteration."""
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 
-@pytest.fixture
-def base():
-    path = Path(__file__).parents[1] / "experiments" / "base.py"
-    spec = importlib.util.spec_from_file_location("experiments_base", path)
+def load(name):
+    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"experiments_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def base():
+    return load("base")
 
 
 @pytest.mark.parametrize(("memory", "cell"), [({"peak_memory_mib": 3072}, "3.0"), ({}, "not known")])
@@ -37,3 +42,24 @@ def test_figures_of_finished_runs_become_a_file_and_a_table(base, tmp_path, monk
     assert [run["psnr"] for run in runs] == [20.0, 22.0]
     assert [run["peak_memory_gib"] for run in runs] == [3.0 if memory else None] * 2
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_profile_finds_all_phases_and_becomes_a_file_and_a_table(tmp_path):
+    """The phases are recognized by names in the compiled program, which a new version of JAX may write differently."""
+    root = Path(__file__).parents[1]
+    options = ["--scene", "demo", "--warmup", "1", "--gaussians", "300", "--rounds", "1", "--steps", "2"]
+    command = [
+        sys.executable,
+        str(root / "experiments/profile_step.py"),
+        *options,
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result == json.loads(output.splitlines()[0])
+    assert (result["gaussians"], result["slots"]) == (300, 300)
+    phases = ("render backward", "render forward", "loss", "optimizer", "statistics", "density control", "iteration")
+    assert all(result["here"][phase] > 0 for phase in phases)
+    assert result["here"]["other"] < 0.5 * result["here"]["iteration"]
+    assert [line.split("|")[1].strip() for line in output.splitlines()[3:]] == list(result["here"])

@@ -183,7 +183,8 @@ def compare_with_view(
     if targets.image.shape[1:] != image.shape or image.size == 0:
         raise ValueError(f"cannot compare an image {image.shape} with targets {targets.image.shape}, want (V, H, W, C)")
     if backend == "reference" or any(a.dtype != jnp.float32 for a in (image, *targets)):
-        terms, loss = _terms(image, *(a[view] for a in targets), ssim_weight)
+        photo, l1_image, mean, variance = (a[view] for a in targets)
+        terms, loss = _terms(image, photo, l1_image, mean, variance, ssim_weight)
         return Comparison(loss, lax.stop_gradient(terms[2]))
     load_library()
     return _compare(image, targets, jnp.asarray(view, jnp.int32), jnp.asarray(ssim_weight, jnp.float32))
@@ -205,8 +206,13 @@ def _terms_and_gradient(
     image: Array, photos: Array, l1_images: Array, means: Array, variances: Array, view: Array, ssim_weight: Array
 ) -> tuple[Float[Array, " 3"], Float[Array, "h w c"]]:
     """What `photometric_terms_native` computes, in jnp."""
-    target = (a[view] for a in (photos, l1_images, means, variances))
-    _, pullback, terms = jax.vjp(lambda x: _terms(x, *target, ssim_weight)[::-1], image, has_aux=True)
+    photo, l1_image, mean, variance = (a[view] for a in (photos, l1_images, means, variances))
+
+    def loss_first(x: Array) -> tuple[Array, Array]:
+        terms, loss = _terms(x, photo, l1_image, mean, variance, ssim_weight)
+        return loss, terms
+
+    _, pullback, terms = jax.vjp(loss_first, image, has_aux=True)
     return terms, pullback(jnp.ones((), image.dtype))[0]
 
 

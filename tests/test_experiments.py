@@ -1,9 +1,10 @@
-"""The scripts: figures and table of base runs, also where peak memory is not known; the check of all gradients."""
+"""The scripts: figures and table of base runs, the check of all gradients, the phases of a training iteration."""
 
 import dataclasses
 import importlib
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,13 +12,17 @@ import jax
 import pytest
 
 
-@pytest.fixture
-def base():
-    path = Path(__file__).parents[1] / "experiments" / "base.py"
-    spec = importlib.util.spec_from_file_location("experiments_base", path)
+def load(name):
+    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"experiments_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def base():
+    return load("base")
 
 
 @pytest.mark.parametrize(("memory", "cell"), [({"peak_memory_mib": 3072}, "3.0"), ({}, "not known")])
@@ -61,3 +66,24 @@ def test_gradients_are_checked_in_a_mode_and_pixels_at_a_threshold_left_out(chec
     named = ["color", "depth", "alpha", "features", "d/d features", "d/d mean2d_absolute", "d/d intrinsics"]
     assert set(named) < set(errors) and len(errors) == 4 + 6 + 2 + 4
     assert 0 < min(errors.values()) <= max(errors.values()) < check_gradients.TOLERANCE
+
+
+def test_a_profile_finds_all_phases_and_becomes_a_file_and_a_table(tmp_path):
+    """The phases are recognized by names in the compiled program, which a new version of JAX may write differently."""
+    root = Path(__file__).parents[1]
+    options = ["--scene", "demo", "--warmup", "1", "--gaussians", "300", "--rounds", "1", "--steps", "2"]
+    command = [
+        sys.executable,
+        str(root / "experiments/profile_step.py"),
+        *options,
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result == json.loads(output.splitlines()[0])
+    assert (result["gaussians"], result["slots"]) == (300, 300)
+    phases = ("render backward", "render forward", "loss", "optimizer", "statistics", "density control", "iteration")
+    assert all(result["here"][phase] > 0 for phase in phases)
+    assert result["here"]["other"] < 0.5 * result["here"]["iteration"]
+    assert [line.split("|")[1].strip() for line in output.splitlines()[3:]] == list(result["here"])

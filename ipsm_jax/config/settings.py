@@ -84,8 +84,8 @@ class OptimizationConfig:
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Background color behind all Gaussians, RGB in [0, 1]."""
     backend: Literal["auto", "native", "reference"] = "auto"
-    """Rasterizer: native code (auto is the same), or the slow reference in plain JAX. Density control is native code
-    in any case."""
+    """Rasterizer, loss and Adam: native code (auto is the same), or the slow references in plain JAX. Density control
+    is native code in any case."""
 
     def __post_init__(self) -> None:
         _require(self.iterations >= 1, f"--iterations must be at least 1, got {self.iterations}")

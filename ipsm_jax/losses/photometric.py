@@ -206,12 +206,13 @@ def _terms_and_gradient(
     image: Array, photos: Array, l1_images: Array, means: Array, variances: Array, view: Array, ssim_weight: Array
 ) -> tuple[Float[Array, " 3"], Float[Array, "h w c"]]:
     """What `photometric_terms_native` computes, in jnp."""
-    photo, l1_image, mean, variance = photos[view], l1_images[view], means[view], variances[view]
+    photo, l1_image, mean, variance = (a[view] for a in (photos, l1_images, means, variances))
 
-    def loss_and_terms(x: Array) -> tuple[Array, Array]:
-        return _terms(x, photo, l1_image, mean, variance, ssim_weight)[::-1]
+    def loss_first(x: Array) -> tuple[Array, Array]:
+        terms, loss = _terms(x, photo, l1_image, mean, variance, ssim_weight)
+        return loss, terms
 
-    _, pullback, terms = jax.vjp(loss_and_terms, image, has_aux=True)
+    _, pullback, terms = jax.vjp(loss_first, image, has_aux=True)
     return terms, pullback(jnp.ones((), image.dtype))[0]
 
 

@@ -21,14 +21,15 @@ def need(*programs: str) -> None:
             pytest.skip(f"{program} is not installed")
 
 
+@pytest.mark.parametrize("folder", ["rasterizer/cpu", "training"])
 @pytest.mark.parametrize("level", FLAGS)
-def test_kernels_share_no_function_with_other_instruction_sets(level, tmp_path):
+def test_kernels_share_no_function_with_other_instruction_sets(level, folder, tmp_path):
     """A weak symbol compiled for AVX-512 could be the one that the linker keeps for all machines."""
     need("g++", "nm")
     if level != "baseline" and platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("x86-64 only")
     compiled = tmp_path / "kernels.o"
-    source = CSRC / f"rasterizer/cpu/kernels_{level}.cpp"
+    source = CSRC / folder / f"kernels_{level}.cpp"
     result = subprocess.run(
         ["g++", "-std=c++17", "-O1", *FLAGS[level], "-c", source, "-o", compiled], capture_output=True, text=True
     )

@@ -1,5 +1,9 @@
 """The training step: view order, harmonics, statistics, one Adam step, batches of seeds."""
 
+import dataclasses
+import math
+import re
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -119,6 +123,25 @@ def test_same_seed_gives_same_bits_however_steps_are_grouped(toy):
     for count in (1, 4, 7):
         state, _ = run(CONFIG, toy.views, state, count)
     assert bits(at_once) == bits(again) == bits(state)
+
+
+def test_compiled_steps_copy_nothing_large(toy):
+    """The state is changed in place, and the views' targets are read where they are."""
+    program = jax.jit(run_steps, static_argnums=0, donate_argnums=2).lower(CONFIG, toy.views, toy.states[0], 5)
+    text = program.compile().as_text()
+    moved = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|dynamic-slice|gather)\(", text)
+    assert moved  # the cameras' matrices
+    assert max(math.prod(int(size) for size in shape.split(",")) for shape in moved) < toy.states[0].gaussians.capacity
+
+
+def test_native_and_reference_steps_agree(toy):
+    native, info = step_once(CONFIG, toy.views, toy.states[0])
+    config = dataclasses.replace(CONFIG, backend="reference")
+    reference, reference_info = step_once(config, toy.views, toy.states[0])
+    np.testing.assert_allclose(info.loss, reference_info.loss, rtol=1e-5)
+    np.testing.assert_allclose(info.psnr, reference_info.psnr, rtol=1e-5)
+    for a, b in zip(native.moments.mu, reference.moments.mu, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
 
 def test_training_raises_psnr(toy):

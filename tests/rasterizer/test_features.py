@@ -134,17 +134,6 @@ def test_features_of_what_is_not_seen_leave_no_trace(value):
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(dirty))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
-def test_any_number_in_features_stays_in_the_feature_image(value):
-    odd = INPUTS.features.at[::3].set(value)
-    cotangents = (*random_cotangents(8)[:3], np.zeros((HEIGHT, WIDTH, 8), np.float32))
-    rendering, expected = (render_features(INPUTS.view, f) for f in (odd, INPUTS.features))
-    for name in ("color", "depth", "alpha", "radii"):
-        np.testing.assert_array_equal(getattr(rendering, name), getattr(expected, name))
-    assert not np.array_equal(rendering.features, expected.features)
-    jax.block_until_ready(run_native(INPUTS._replace(features=odd), ALIVE, "exact", True, cotangents, True))
-
-
 def test_wrong_features_are_refused():
     gaussians, camera = INPUTS.view.gaussians, INPUTS.view.camera
     with pytest.raises(ValueError, match=rf"features has shape \({COUNT},\), want \({COUNT}, any number of channels\)"):

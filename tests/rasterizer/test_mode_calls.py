@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from modes import COUNT, HEIGHT, WIDTH, images_of, make_inputs, random_cotangents
-from scenes import relative_error
+from scenes import make_camera, make_gaussians, relative_error
 
 from ipsm_jax.rasterizer import render
 from ipsm_jax.scene import Camera
@@ -214,3 +214,41 @@ def test_instruction_sets_agree(level, tmp_path):
         assert len(expected) == len(found.files) - 1
         for k, wanted in enumerate(expected):
             assert relative_error(found[f"arr_{k}"], wanted) < 1e-5, k
+
+
+THREADS_PROGRAM = """
+import os, sys, numpy as np, jax
+if sys.argv[3] == "one":
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+sys.path.insert(0, sys.argv[1])
+from test_mode_calls import many
+np.savez(sys.argv[2], *jax.tree.leaves(many()))
+"""
+
+
+def many():
+    """Images and gradients, absolute ones included, of enough Gaussians for several pieces of parallel work."""
+    gaussians, camera = make_gaussians(95, 9000, 0.02), make_camera(90, 70, 60.0)
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(9000, 3)), jnp.float32)
+
+    def loss(gaussians, features, absolute):
+        rendering = render(gaussians, camera, features=features, mean2d_absolute=absolute, antialiased=True)
+        return sum(jnp.sum(jnp.sin(3 * image)) for image in images_of(rendering)[0]), rendering
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(gaussians, features, jnp.zeros((9000, 2)))
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two cores to compare with one",
+)
+def test_the_number_of_threads_changes_nothing(tmp_path):
+    """XLA's pool has as many threads as the process may use cores."""
+    for cores in ("one", "all"):
+        command = [sys.executable, "-c", THREADS_PROGRAM, str(Path(__file__).parent), str(tmp_path / cores), cores]
+        subprocess.run(command, check=True, timeout=300)
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "all.npz") as all_cores:
+        assert len(one.files) == 1 + 6 + 6 + 2
+        for name in one.files:
+            assert np.any(one[name])
+            np.testing.assert_array_equal(one[name], all_cores[name])

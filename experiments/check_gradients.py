@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bench_rasterizer import builtin_scene, yardstick_scene
+from bench_scenes import builtin_scene, yardstick_scene
 
 from ipsm_jax.rasterizer import render
 from ipsm_jax.rasterizer.reference import render_reference

@@ -20,8 +20,8 @@ struct Coverage {
   bool one_column;    // the exact footprint lies between the first and the last pixel of one column of tiles
 };
 
-// Integer pixels within [center - half, center + half], cut to [0, size). Nothing is converted to an integer before it is
-// known to fit: the floats may be of any size, or NaN, which covers nothing.
+// Integer pixels within [center - half, center + half], cut to [0, size). Nothing becomes an integer before it is known
+// to fit: the floats may be of any size, or NaN, which covers nothing.
 IPSM_HD void pixels_within(float center, float half, int size, int &first, int &last) {
   const float low = center - half, high = center + half;
   first = low < (float)size ? (int)__builtin_ceilf(max_of(low, 0.0f)) : size;
@@ -91,8 +91,8 @@ IPSM_HD void color_of(const GaussianInputs &in, int64_t i, const float *directio
     for (int c = 0; c < 3; c++) color[c] += basis[k + 1] * rest[3 * k + c];
 }
 
-// Fills the splat of Gaussian i and what it covers; false when it cannot be seen (and `p` is only partly written), be it
-// that a number which takes part in the image is not finite. `degree` is a usable one.
+// Fills the splat of Gaussian i and what it covers; false when it cannot be seen (and `p` is only partly written), also
+// because a number that takes part in the image is not finite. `degree` is a usable one.
 IPSM_HD bool project_gaussian(const View &view, const CameraParams &camera, int degree, const GaussianInputs &in,
                               int64_t i, Splat &p, Coverage &coverage) {
   if (!in.alive[i]) return false;

@@ -1,19 +1,23 @@
-"""Time `render`, forward and backward, on trained-looking scenes.
+"""Time `render`, forward and backward, on trained-looking scenes, hard cases and trained scenes.
 
-    python experiments/bench_rasterizer.py [--sizes 50000 200000] [--repeats 20] [--json out.json] [--yardstick FOLDER]
+    python experiments/bench_rasterizer.py [--sizes 50000 200000] [--hard] [--scaling] [--run FOLDER]
+        [--ply FILE --scene SCENE] [--repeats 20] [--json out.json] [--yardstick FOLDER]
 
-Prints one row per size: milliseconds of a jitted render at 504 x 378 and of render + gradient with respect to all
-Gaussian fields (minimum and median over the repeats). With --yardstick, a folder that holds scene.py and
-cpu_yardstick/run.py, those scenes are used and the yardstick is timed in turns with ours in the same run, so that the
-ratio survives a noisy machine.
+Prints one JSON row per case and number of cores: milliseconds of a jitted render at 504 x 378 and of render + gradient
+with respect to all Gaussian fields (minimum and median over the repeats), pairs, peak memory; then a table. Each row is
+measured in a process of its own. --hard adds all Gaussians in one tile, one Gaussian over the whole image, 1920 x 1080
+and 2 million Gaussians. --scaling measures each case on one core too and prints how much faster all cores are.
+
+With --yardstick, a folder that holds scene.py and cpu_yardstick/run.py, its scenes are used for --sizes and the
+yardstick is timed in turns with ours in the same run, so that the ratio survives a noisy machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -23,59 +27,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bench_scenes import builtin_scene, in_one_tile, over_the_image, trained_scene, yardstick_scene
 
 from ipsm_jax.rasterizer import render
 from ipsm_jax.scene import Camera, Gaussians
 
-WIDTH, HEIGHT, FOCAL = 504, 378, 407.0
+HARD = {
+    "one tile": lambda scale: in_one_tile(50_000 // scale),
+    "one over the image": lambda scale: over_the_image(50_000 // scale),
+    "1920 x 1080": lambda scale: builtin_scene(200_000 // scale, width=1920, height=1080),
+    "2 million": lambda scale: builtin_scene(2_000_000 // scale),
+}
 
 
-def builtin_scene(count: int, seed: int = 0) -> tuple[Gaussians, Camera]:
-    """A wavy wall of flat Gaussians about one pixel spacing apart, a few layers deep."""
-    rng = np.random.default_rng(seed)
-    u, v = ((rng.random(count) - 0.5) * size for size in (1.15 * WIDTH, 1.15 * HEIGHT))
-    x, y = u / FOCAL, v / FOCAL
-    z = 4 + np.sin(5 * x) * np.cos(4 * y) + rng.exponential(0.4, count)
-    pixels = np.sqrt(WIDTH * HEIGHT / count) * np.exp(0.65 * rng.standard_normal(count))
-    scales = (pixels * z / FOCAL)[:, None] * np.exp(0.4 * rng.standard_normal((count, 3))) * [1, 0.7, 0.12]
-    fields = [
-        np.stack([x * z, y * z, z], 1),
-        np.log(scales),
-        rng.standard_normal((count, 4)),
-        rng.choice([-1.6, 2.2], count) + 1.2 * rng.standard_normal(count),
-        0.8 * rng.standard_normal((count, 3)),
-        0.04 * rng.standard_normal((count, 15, 3)),
-    ]
-    camera = Camera(jnp.eye(4), jnp.array([FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2]), WIDTH, HEIGHT)
-    return Gaussians(*(jnp.asarray(f, jnp.float32) for f in fields)), camera
-
-
-def yardstick_scene(folder: Path, count: int) -> tuple[Gaussians, Camera]:
-    """The scene of FOLDER/scene.py, in unconstrained parameters."""
-    spec = importlib.util.spec_from_file_location("yardstick_scene", folder / "scene.py")
-    if spec is None or spec.loader is None or not (folder / "scene.py").exists():
-        raise SystemExit(f"{folder} holds no scene.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    s = module.make(count)
-    opacity = np.clip(s["opac"][:, 0].astype(np.float64), 1e-6, 1 - 1e-6)
-    gaussians = Gaussians(
-        *(
-            jnp.asarray(x, jnp.float32)
-            for x in (s["means"], np.log(s["scales"]), s["quats"], np.log(opacity / (1 - opacity)))
-        ),
-        jnp.asarray(s["sh"][:, 0]),
-        jnp.asarray(s["sh"][:, 1:]),
-    )
-    k = s["K"]
-    intrinsics = jnp.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]])
-    return gaussians, Camera(jnp.asarray(s["viewmat"]), intrinsics, s["W"], s["H"])
+def scene_of(case: str, args: argparse.Namespace) -> tuple[Gaussians, Camera]:
+    """The scene of a case: a number of Gaussians, a name among HARD, or "trained"."""
+    if case == "trained":
+        return trained_scene(args.run, args.ply, args.scene, args.data_root)
+    if case in HARD:
+        return HARD[case](args.shrink)
+    return yardstick_scene(args.yardstick, int(case)) if args.yardstick else builtin_scene(int(case))
 
 
 def run_yardstick(folder: Path, count: int, repeats: int) -> dict[str, Any]:
-    """One JSON line of the yardstick, in a process of its own."""
+    """One JSON line of the yardstick, in a process of its own, on the cores that this one may use."""
     command = [sys.executable, str(folder / "cpu_yardstick/run.py"), "--repeats", str(repeats), "--sizes", str(count)]
-    command += ["--threads", str(os.cpu_count())]
+    command += ["--threads", str(len(os.sched_getaffinity(0)))]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -86,25 +63,37 @@ def milliseconds(function: Any, *args: Any) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def measure(count: int, repeats: int, rounds: int, yardstick: Path | None) -> dict[str, Any]:
-    """Times of one size; with a yardstick, `rounds` turns of each."""
-    gaussians, camera = yardstick_scene(yardstick, count) if yardstick else builtin_scene(count)
+def peak_memory_mib() -> float:
+    """Largest resident size of this process so far; Linux counts in KiB, macOS in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Times of one case in this process; with a yardstick that has the case, `args.rounds` turns of each."""
+    gaussians, camera = scene_of(case, args)
+    with_yardstick = args.yardstick is not None and case.isdigit()
     cotangent = jnp.asarray(np.random.default_rng(1).standard_normal((camera.height, camera.width, 3)), jnp.float32)
     forward = jax.jit(lambda g: render(g, camera).color)
     both = jax.jit(jax.value_and_grad(lambda g: jnp.vdot(render(g, camera).color, cotangent)))
+    pairs = int(jax.jit(lambda g: render(g, camera).pair_count)(gaussians))
+    before = peak_memory_mib()
     for function in (forward, both):
         milliseconds(function, gaussians)
     forward_ms, both_ms, theirs = [], [], []
-    for _ in range(rounds):
-        forward_ms += [milliseconds(forward, gaussians) for _ in range(repeats)]
-        both_ms += [milliseconds(both, gaussians) for _ in range(repeats)]
-        if yardstick:
-            theirs.append(run_yardstick(yardstick, count, repeats))
+    for _ in range(args.rounds):
+        forward_ms += [milliseconds(forward, gaussians) for _ in range(args.repeats)]
+        both_ms += [milliseconds(both, gaussians) for _ in range(args.repeats)]
+        if with_yardstick:
+            theirs.append(run_yardstick(args.yardstick, int(case), args.repeats))
     row: dict[str, Any] = {
-        "gaussians": count,
+        "case": case,
+        "gaussians": gaussians.capacity,
         "width": camera.width,
         "height": camera.height,
-        "threads": os.cpu_count(),
+        "threads": len(os.sched_getaffinity(0)),
+        "pairs": pairs,
+        "peak_memory_mib": round(peak_memory_mib()),
+        "peak_memory_before_gradient_mib": round(before),
     }
     for name, values in (("forward", forward_ms), ("forward_backward", both_ms)):
         row |= {f"{name}_ms_min": round(min(values), 2), f"{name}_ms_median": round(float(np.median(values)), 2)}
@@ -121,20 +110,72 @@ def measure(count: int, repeats: int, rounds: int, yardstick: Path | None) -> di
     return row
 
 
-def main() -> None:
+def measure_in_child(case: str, cores: int) -> dict[str, Any]:
+    """`measure` in a process that may use `cores` cores: XLA's pool has as many threads, and memory starts afresh."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--only-case", case, "--cores", str(cores)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"measuring {case} on {cores} cores failed with exit code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One line per row; the ratios are to the yardstick, the speed-up is over one core, both by minima."""
+    head = "case|Gaussians|image|cores|pairs|forward ms|+ backward ms|ratio|speed-up|peak MiB"
+    lines = [f"| {head.replace('|', ' | ')} |", "|" + "---|" * 10]
+    one_core = {row["case"]: row["forward_backward_ms_min"] for row in rows if row["threads"] == 1}
+    for row in rows:
+        cells = [row["case"], row["gaussians"], f"{row['width']} x {row['height']}", row["threads"], row["pairs"]]
+        cells += [
+            f"{row[f'{name}_ms_min']:.1f} (median {row[f'{name}_ms_median']:.1f})"
+            for name in ("forward", "forward_backward")
+        ]
+        ratios = [row.get(f"ratio_{name}_min") for name in ("forward", "forward_backward")]
+        cells.append(" / ".join(f"{ratio:.2f}" for ratio in ratios if ratio is not None))
+        single = one_core.get(row["case"]) if row["threads"] > 1 else None
+        cells.append(f"{single / row['forward_backward_ms_min']:.2f}" if single else "")
+        cells.append(row["peak_memory_mib"])
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 200_000])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[50_000, 200_000])
+    parser.add_argument("--hard", action="store_true", help="the hard cases too")
+    parser.add_argument("--shrink", type=int, default=1, help="divide the hard cases' Gaussians by this, to try it out")
+    parser.add_argument("--scaling", action="store_true", help="each case on one core too")
+    parser.add_argument("--run", type=Path, help="a trained scene: folder of a training run")
+    parser.add_argument("--ply", type=Path, help="a trained scene: PLY file, with --scene")
+    parser.add_argument("--scene", default="", help="the scene whose camera looks at the PLY file")
+    parser.add_argument("--data-root", type=Path)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3, help="turns between ours and the yardstick")
     parser.add_argument("--yardstick", type=Path)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    parser.add_argument("--only-case", help=argparse.SUPPRESS)  # in the child
+    parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.only_case is not None:
+        # JAX has not started its threads yet: they come with the first operation.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+        print(json.dumps(measure(args.only_case, args)))
+        return
+    cases = [str(size) for size in args.sizes] + (list(HARD) if args.hard else [])
+    cases += ["trained"] if args.run or args.ply else []
+    most = len(os.sched_getaffinity(0))
     rows = []
-    for count in args.sizes:
-        rows.append(measure(count, args.repeats, args.rounds, args.yardstick))
-        print(json.dumps(rows[-1]), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    for case in cases:
+        for cores in sorted({1, most}) if args.scaling else [most]:
+            rows.append(measure_in_child(case, cores))
+            print(json.dumps(rows[-1]), flush=True)
+            if args.json:
+                args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bench_rasterizer import builtin_scene, yardstick_scene
+from bench_scenes import builtin_scene, yardstick_scene
 
 from ipsm_jax.rasterizer import projection, reference, render
 from ipsm_jax.rasterizer.projection import TILE, project

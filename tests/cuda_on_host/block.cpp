@@ -11,11 +11,12 @@
 uint3 threadIdx = {0, 0, 0}, blockIdx = {0, 0, 0};
 dim3 blockDim, gridDim;
 
+extern "C" uint64_t cuda_on_host_shared_begin[], cuda_on_host_shared_end[]; // of shared_memory.ld
+
 namespace cuda_on_host {
 namespace {
 
-constexpr std::size_t kStackBytes =
-    256 * 1024; // only what is touched becomes memory; sanitizers need several times more
+constexpr std::size_t kStackBytes = 256 * 1024; // address space: only what is touched becomes memory
 
 // ThreadSanitizer takes what one fiber does in two blocks to be in order, so that a race between the blocks would go
 // unseen. Two sets of fibers take turns in a pattern without a period (the parity of the block number's set bits), so
@@ -101,9 +102,16 @@ void live(Fiber &self) {
   }
 }
 
+// Shared memory begins as NaN and -1. ThreadSanitizer must not take it for that of the block before.
+void renew_shared_memory() {
+  // Volatile, or it would become a call of memset, which AddressSanitizer does not let write between variables.
+  for (volatile uint64_t *word = cuda_on_host_shared_begin; word != cuda_on_host_shared_end; word++) *word = ~0ull;
+  forget_accesses(cuda_on_host_shared_begin, cuda_on_host_shared_end);
+}
+
 void run_block(unsigned threads, unsigned cast) {
   g_block.tokens = std::make_unique<Tokens>();
-  forget_static_variables();
+  renew_shared_memory();
   g_block.live = threads, g_block.in_barrier = 0, g_block.runnable_warps = 0;
   for (unsigned w = 0; w < kMaxWarps; w++) {
     const unsigned lanes = threads > 32 * w ? threads - 32 * w : 0;
@@ -160,7 +168,7 @@ void fail(const std::string &message) {
   }
 }
 
-void set_order(uint32_t seed) { g_order = seed; }
+void cuda_on_host_set_order(uint32_t seed) { g_order = seed; }
 
 void run_grid(dim3 grid, dim3 block, void (*body)(void *), void *context) {
   check(grid, block);

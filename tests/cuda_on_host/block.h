@@ -54,9 +54,10 @@ struct WarpCall {
 // Runs body(context) once per thread. Throws Error for an impossible grid or block, and for what goes wrong inside.
 void run_grid(dim3 grid, dim3 block, void (*body)(void *), void *context);
 
-// In which order threads run between two synchronizations, and blocks after each other: 0 ascending, else shuffled.
-// The result of a kernel without races depends on it at most through the order of its atomics.
-void set_order(uint32_t seed);
+// In which order threads run between two synchronizations, and blocks after each other: 0 ascending, else shuffled, odd
+// numbers with the blocks backwards. What a kernel without races computes depends on it only through what its atomics
+// return and round. Every library has it, for ctypes.
+extern "C" __attribute__((visibility("default"))) void cuda_on_host_set_order(uint32_t seed);
 
 int barrier(Operation operation, int predicate, Site site);
 uint64_t warp_operation(const WarpCall &call, Site site); // a shuffle's value, or the votes

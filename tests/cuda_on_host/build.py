@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,16 +20,21 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 EMULATION = [HERE / name for name in ("block.cpp", "synchronize.cpp", "fiber.cpp")]
+LAYOUT = HERE / "shared_memory.ld"
 HEADERS = ("*.h", "*.cuh", "*.inc")
 
 # nvcc does not warn about comparisons of signed with unsigned numbers, and `#pragma unroll` is CUDA's.
 FLAGS = ["-std=c++17", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-sign-compare"]
-FLAGS += ["-Wno-unknown-pragmas", "-DIPSM_CUDA_ON_HOST", f"-I{HERE}"]
+FLAGS += ["-Wno-unknown-pragmas", "-fdata-sections", "-DIPSM_CUDA_ON_HOST", f"-I{HERE}"]
+CHECKED = ["-O1", "-D_GLIBCXX_ASSERTIONS"]
 # The emulation itself stays without: it tells the sanitizers what it does with stacks and threads.
 SANITIZERS = {
     "": ([], []),
-    "address,undefined": (["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], ["-DCUDA_ON_HOST_ADDRESS"]),
-    "thread": (["-fsanitize=thread"], ["-DCUDA_ON_HOST_THREAD"]),
+    "address,undefined": (
+        ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", *CHECKED],
+        ["-DCUDA_ON_HOST_ADDRESS"],
+    ),
+    "thread": (["-fsanitize=thread", *CHECKED], ["-DCUDA_ON_HOST_THREAD"]),
 }
 
 
@@ -46,8 +52,19 @@ def program(sources: Sequence[Path], flags: Sequence[str] = (), sanitizer: str =
     return _link(sources, flags, sanitizer, [], "")
 
 
+def run(made: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a program and keep what it prints. Not zero when it fails or its sanitizer finds something."""
+    command = [str(made), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if "ThreadSanitizer: unexpected memory mapping" in result.stderr:  # addresses are more random than it can bear
+        result = subprocess.run(["setarch", "-R", *command], capture_output=True, text=True)
+    return result
+
+
 def missing_tool(sanitizer: str = "") -> str | None:
     """Why this machine cannot build, as a reason to skip a test; None when it can."""
+    if sys.platform != "linux":
+        return "the emulation's stack switch is written for Linux"
     if shutil.which("g++") is None:
         return "g++ is not installed"
     return None if not sanitizer or _can_link(sanitizer) else f"g++ has no -fsanitize={sanitizer} here"
@@ -62,11 +79,12 @@ def _can_link(sanitizer: str) -> bool:
 def _link(sources: Sequence[Path], flags: Sequence[str], sanitizer: str, mode: list[str], suffix: str) -> Path:
     of_kernels, of_emulation = SANITIZERS[sanitizer]
     jobs = [(Path(source).resolve(), (*FLAGS, *of_kernels, *flags)) for source in sources]
-    jobs += [(source, (*FLAGS, *of_emulation)) for source in EMULATION]
+    jobs += [(source, (*FLAGS, *of_emulation, *flags)) for source in EMULATION]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: _compile(*job), jobs))
-    command = ["g++", *mode, *of_kernels, *map(str, objects)]
-    name = hashlib.sha256(" ".join(command).encode()).hexdigest()[:20]  # objects are named by their content
+    command = ["g++", *mode, *of_kernels, *map(str, objects), f"-Wl,-T,{LAYOUT}"]
+    # The objects are named by what they were made from.
+    name = hashlib.sha256(" ".join(command).encode() + LAYOUT.read_bytes()).hexdigest()[:20]
     return _made_once(name + suffix, command)
 
 
@@ -75,7 +93,7 @@ def _compile(source: Path, flags: tuple[str, ...]) -> Path:
     folders = dict.fromkeys([HERE, source.parent, CSRC])
     for path in [source, *(p for folder in folders for pattern in HEADERS for p in sorted(folder.rglob(pattern)))]:
         digest.update(str(path).encode() + b"\0" + path.read_bytes())
-    return _made_once(digest.hexdigest()[:20] + ".o", ["g++", *flags, "-x", "c++", "-c", str(source)])
+    return _made_once(digest.hexdigest()[:20] + source.suffix + ".o", ["g++", *flags, "-x", "c++", "-c", str(source)])
 
 
 @functools.cache

@@ -9,21 +9,21 @@
 
 namespace {
 
+std::string g_text; // not a static variable of a function: those are shared memory
+
 template <typename... Parameters, typename... Arguments>
 const char *run(void (*kernel)(Parameters...), dim3 grid, dim3 block, const Arguments &...arguments) {
-  static std::string text;
   try {
     cuda_on_host::launch(kernel, grid, block, nullptr, arguments...);
     return nullptr;
   } catch (const cuda_on_host::Error &error) {
-    text = error.what();
-    return text.c_str();
+    g_text = error.what();
+    return g_text.c_str();
   }
 }
 
 } // namespace
 
-EXPORT void set_order(unsigned seed) { cuda_on_host::set_order(seed); }
 EXPORT int alive() { return mistakes::g_alive; }
 
 EXPORT const char *block_sum(const int *in, int count, int *out) {
@@ -65,12 +65,11 @@ EXPORT const char *bits(const int *in, int count, int *out) {
 EXPORT const char *refused(int mistake) { return run(mistakes::refused, 2, 64, mistake); }
 EXPORT const char *reverse_without_barrier(float *values) { return run(mistakes::reverse<false>, 1, 64, values); }
 EXPORT const char *barrier_outside_of_kernel() {
-  static std::string text;
   try {
     __syncthreads();
     return nullptr;
   } catch (const cuda_on_host::Error &error) {
-    text = error.what();
-    return text.c_str();
+    g_text = error.what();
+    return g_text.c_str();
   }
 }

@@ -42,7 +42,7 @@ void run_all() {
       }
       if (!caught) throw cuda_on_host::Error("a mistake was not refused: " + std::to_string(mistake));
     }
-    cuda_on_host::set_order(7);
+    cuda_on_host::cuda_on_host_set_order(7);
   }
 }
 

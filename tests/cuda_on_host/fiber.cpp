@@ -18,7 +18,6 @@
 extern "C" void __tsan_java_init(unsigned long heap_begin, unsigned long heap_size);
 extern "C" void __tsan_java_alloc(unsigned long begin, unsigned long size);
 extern "C" void __tsan_java_free(unsigned long begin, unsigned long size);
-extern "C" char __bss_start[], _end[]; // the linker's
 #endif
 
 // switch_stack(&mine, next): pushes the registers that a called function must preserve, leaves the stack pointer in
@@ -192,20 +191,17 @@ void Fiber::acquire(void *token) {
   __tsan_acquire(token);
   __tsan_switch_to_fiber(running, __tsan_switch_to_fiber_no_sync);
 }
-#endif
 
-void forget_static_variables() {
-#ifdef CUDA_ON_HOST_THREAD
+void forget_accesses(void *begin, void *end) {
   static_assert(sizeof(unsigned long) == sizeof(void *));
-  constexpr unsigned long kGrain = 8; // of what ThreadSanitizer remembers
-  const unsigned long begin = (unsigned long)__bss_start / kGrain * kGrain;
-  const unsigned long size = ((unsigned long)_end - begin) / kGrain * kGrain;
+  const unsigned long address = (unsigned long)begin, size = (unsigned long)end - address;
+  if (size == 0) return;
   static bool known = false;
-  if (!known) __tsan_java_init(begin, size);
+  if (!known) __tsan_java_init(address, size);
   known = true;
-  __tsan_java_alloc(begin, size);
-  __tsan_java_free(begin, size); // else reports would take the variables for parts of this allocation
-#endif
+  __tsan_java_alloc(address, size);
+  __tsan_java_free(address, size); // else reports would take the variables for parts of this allocation
 }
+#endif
 
 } // namespace cuda_on_host

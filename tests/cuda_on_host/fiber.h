@@ -34,18 +34,22 @@ private:
   static void enter();
   static void finish_switch(); // first thing on the new stack
 
-  void *stack_pointer_ = nullptr; // while it rests
-  void *mapping_ = nullptr;       // stack with a guard page below
-  std::size_t mapping_bytes_ = 0; //
-  Entry entry_ = nullptr;         //
-  const void *stack_ = nullptr;   // lowest address and size, for AddressSanitizer
-  std::size_t stack_bytes_ = 0;   //
-  void *fake_stack_ = nullptr;    // AddressSanitizer's
-  void *shadow_ = nullptr;        // ThreadSanitizer's
+  void *stack_pointer_ = nullptr;               // while it rests
+  void *mapping_ = nullptr;                     // stack with a guard page below
+  std::size_t mapping_bytes_ = 0;               //
+  Entry entry_ = nullptr;                       //
+  const void *stack_ = nullptr;                 // lowest address and size, for AddressSanitizer
+  std::size_t stack_bytes_ = 0;                 //
+  [[maybe_unused]] void *fake_stack_ = nullptr; // AddressSanitizer's
+  [[maybe_unused]] void *shadow_ = nullptr;     // ThreadSanitizer's
 };
 
-// For ThreadSanitizer alone: forgets who accessed the program's static variables, and which locks and tokens are among
-// them. Shared memory is static variables, and each block has its own.
-void forget_static_variables();
+// For ThreadSanitizer alone: forgets who accessed this memory so far. Both ends are multiples of 8 bytes, and the same
+// in each call.
+#ifdef CUDA_ON_HOST_THREAD
+void forget_accesses(void *begin, void *end);
+#else
+inline void forget_accesses(void *, void *) {}
+#endif
 
 } // namespace cuda_on_host

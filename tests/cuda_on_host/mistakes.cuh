@@ -39,10 +39,7 @@ __global__ void nothing() {}
 __global__ void refused(int mistake) {
   const Alive object;
   const unsigned i = threadIdx.x;
-  if (i >= 32 && mistake != kTwoBarriers && mistake != kTwoKindsOfBarrier) {
-    __syncthreads(); // waits for the first warp's mistake
-    return;
-  }
+  if (i >= 32 && mistake > kTwoKindsOfBarrier) mistake = kRefusedCount; // the other warp does nothing wrong
   switch (mistake) {
   case kTwoBarriers:
     if (i == 33) __syncthreads();
@@ -60,7 +57,6 @@ __global__ void refused(int mistake) {
     else __all_sync(kAllLanes, 1);
     break;
   case kTwoMasks:
-    __syncwarp(i == 5 ? 0x20u : kAllLanes);
     __syncwarp(i == 6 ? 0x60u : kAllLanes);
     break;
   case kTwoSizes:
@@ -118,26 +114,31 @@ __global__ void atomic_and_plain(int *sum) {
   else atomicAdd(sum, 1);
 }
 
+// Compiled apart, where no bounds of the array are known.
+template <typename T> __attribute__((noinline)) void put(T *to, T value) { *to = value; }
+
 __global__ void beyond_shared(float *out, int far) {
   __shared__ float staged[64];
-  staged[threadIdx.x + far] = 1;
+  put(staged + threadIdx.x + far, 1.0f);
   __syncthreads();
   out[threadIdx.x] = staged[threadIdx.x];
 }
 
-// As above in a template: the compiler treats its static variables in another way.
+// As above in a template: without the unnamed namespace the compiler would leave its shared memory unprotected.
+namespace {
 template <typename T> __global__ void beyond_shared_of_template(T *out, int far) {
   __shared__ T staged[64];
-  staged[threadIdx.x + far] = 1;
+  put(staged + threadIdx.x + far, T(1));
   __syncthreads();
   out[threadIdx.x] = staged[threadIdx.x];
 }
+} // namespace
 
 __global__ void beyond_local(float *out, int far) {
   float own[8];
   for (int k = 0; k < 8; k++) own[k] = out[k];
   __syncthreads();
-  own[threadIdx.x % 8 + far] = 2;
+  put(own + threadIdx.x % 8 + far, 2.0f);
   out[threadIdx.x] = own[(threadIdx.x + 1) % 8];
 }
 

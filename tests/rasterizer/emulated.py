@@ -54,6 +54,10 @@ class EmulatedRasterizer:
     def __init__(self) -> None:
         self._library = ctypes.CDLL(str(builder().shared_library([*KERNELS, ENTRY])))
 
+    def set_order(self, seed: int) -> None:
+        """In which order the threads of a block run, and the blocks: 0 ascending, else shuffled."""
+        self._library.cuda_on_host_set_order(seed)
+
     def forward(
         self, operands: Sequence[np.ndarray], *, allocate_pairs: bool = True, **options: int
     ) -> list[np.ndarray]:

@@ -217,9 +217,13 @@ def test_nothing_to_see(what):
             assert not gradient.any(), name
 
 
-def test_the_same_bits_each_time():
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_same_bits_in_whatever_order_threads_run(order):
     case = make_case(make_view(4, 200, 60, 50), channels=3, absolute=True)
-    (forward, gradients), (again, gradients_again) = run(case), run(case)
+    forward, gradients = run(case)
+    rasterizer().set_order(order)
+    again, gradients_again = run(case)
+    rasterizer().set_order(0)
     assert_same_bits([*forward[:6], forward[10][: forward[5]]], [*again[:6], again[10][: again[5]]])
     assert_same_bits(gradients, gradients_again)
 

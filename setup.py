@@ -33,6 +33,8 @@ SOURCES = [
     *(CSRC / "rasterizer/cpu" / name for name in KERNEL_FLAGS),
     *(CSRC / "binding" / name for name in ("cpu_handlers.cpp", "module.cpp", "neighbor_handlers.cpp")),
     CSRC / "neighbors/nearest.cpp",
+    *(CSRC / "training" / name for name in ("adam.cpp", "photometric.cpp", "select.cpp", *KERNEL_FLAGS)),
+    CSRC / "binding/training_handlers.cpp",
 ]
 
 

@@ -1,10 +1,13 @@
-"""The script that compares base runs: figures and table, also where peak memory is not known."""
+"""The scripts: figures and table of base runs, also where peak memory is not known; the check of all gradients."""
 
+import dataclasses
+import importlib
 import importlib.util
 import json
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 
@@ -37,3 +40,24 @@ def test_figures_of_finished_runs_become_a_file_and_a_table(base, tmp_path, monk
     assert [run["psnr"] for run in runs] == [20.0, 22.0]
     assert [run["peak_memory_gib"] for run in runs] == [3.0 if memory else None] * 2
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture
+def check_gradients(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "experiments"))
+    jax.config.update("jax_disable_most_optimizations", True)  # the reference takes long to compile and runs once
+    yield importlib.import_module("check_gradients")
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_gradients_are_checked_in_a_mode_and_pixels_at_a_threshold_left_out(check_gradients, monkeypatch):
+    gaussians, camera = check_gradients.builtin_scene(400)
+    # A piece of the scene that takes the reference no time.
+    camera = dataclasses.replace(camera, intrinsics=camera.intrinsics / 12, width=42, height=32)
+    mode = check_gradients.Mode(channels=1, absolute=True)
+    monkeypatch.setattr(check_gradients, "ALPHA_MARGIN", 1e-2)  # so many Gaussians, so few pixels: some must be near
+    errors, left_out = check_gradients.compare(gaussians, camera, mode)
+    assert 0 < left_out < 42 * 32 / 2
+    named = ["color", "depth", "alpha", "features", "d/d features", "d/d mean2d_absolute", "d/d intrinsics"]
+    assert set(named) < set(errors) and len(errors) == 4 + 6 + 2 + 4
+    assert 0 < min(errors.values()) <= max(errors.values()) < check_gradients.TOLERANCE

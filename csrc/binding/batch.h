@@ -71,6 +71,18 @@ public:
     return result;
   }
 
+  // The same for a result, which has to have every batch axis in full: a smaller one would be written several times.
+  template <typename T>
+  Batched<T> add_result(const char *name, T *data, Dimensions dims, std::initializer_list<int64_t> core) {
+    const std::vector<int64_t> batch = sizes_;
+    const Batched<T> result = add(name, data, dims, core);
+    for (size_t i = 0; i < batch.size(); i++)
+      if (dims[i] != batch[i])
+        throw std::invalid_argument(std::string(name) + " has batch size " + std::to_string(dims[i]) +
+                                    " where the operands have " + std::to_string(batch[i]));
+    return result;
+  }
+
   // Calls work(index) for every item of the batch.
   template <typename Work> void for_each(const Work &work) const {
     std::vector<int64_t> index(sizes_.size(), 0);

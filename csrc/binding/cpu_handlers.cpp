@@ -38,8 +38,10 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
     BatchShape shape;
     Operands in(args, shape);
     const SceneOperands scene(in);
+    in.finish();
     Results rest(rets, shape);
     const ForwardResults out(rest, a, scene);
+    rest.finish();
     XlaExecutor executor(pool);
     shape.for_each([&](const std::vector<int64_t> &i) {
       const cpu::Residuals residuals = residuals_of(out, i, pair_capacity);
@@ -62,8 +64,10 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
     Operands in(args, shape);
     const SceneOperands scene(in);
     const BackwardOperands frame(in, a, scene);
+    in.finish();
     Results rest(rets, shape);
     const GradientResults out(rest, scene);
+    rest.finish();
     XlaExecutor executor(pool);
     shape.for_each([&](const std::vector<int64_t> &i) {
       CameraGradient camera;

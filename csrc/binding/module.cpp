@@ -32,6 +32,8 @@ PYBIND11_MODULE(_native, m) {
         handlers["ipsm_rasterize_forward"] = capsule(reinterpret_cast<void *>(ipsm_rasterize_forward_cpu));
         handlers["ipsm_rasterize_backward"] = capsule(reinterpret_cast<void *>(ipsm_rasterize_backward_cpu));
         handlers["ipsm_nearest_neighbors"] = capsule(reinterpret_cast<void *>(ipsm_nearest_neighbors_cpu));
+        handlers["ipsm_photometric"] = capsule(reinterpret_cast<void *>(ipsm_photometric_cpu));
+        handlers["ipsm_adam"] = capsule(reinterpret_cast<void *>(ipsm_adam_cpu));
         return handlers;
       },
       "XLA FFI handlers for the CPU, by target name.");

@@ -11,14 +11,16 @@ ffi::Error nearest(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   return translate_errors("ipsm_jax nearest neighbors", [&] {
     BatchShape shape;
     Operands in(args, shape);
-    const int64_t n = in.size_of(0, 2);
+    const int64_t n = in.size_of("points", 0, 2);
     if (n > INT32_MAX) throw std::invalid_argument("more points than 32-bit indices can name");
     const auto points = in.next<ffi::F32>("points", {n, 3});
     const auto valid = in.next<ffi::PRED>("valid", {n});
     const auto wanted = in.next<ffi::PRED>("wanted", {n});
+    in.finish();
     Results out(rets, shape);
     const auto mean_squared = out.next<ffi::F32>("mean_squared", {n});
     const auto neighbors = out.next<ffi::S32>("neighbors", {n, kNeighbors});
+    out.finish();
     XlaExecutor executor(pool);
     static_assert(sizeof(bool) == 1, "XLA's PRED is one byte");
     shape.for_each([&](const std::vector<int64_t> &i) {

@@ -29,18 +29,33 @@ class Operands {
 public:
   Operands(ffi::RemainingArgs args, BatchShape &shape) : args_(args), shape_(shape) {}
   template <ffi::DataType kType> auto next(const char *name, std::initializer_list<int64_t> core) {
+    require(name, position_, args_.size());
     auto buffer = args_.get<ffi::Buffer<kType>>(position_++);
     if (!buffer.has_value()) throw std::invalid_argument(std::string(name) + ": " + buffer.error().message());
     return shape_.add(name, const_cast<const ffi::NativeType<kType> *>(buffer->typed_data()), buffer->dimensions(),
                       core);
   }
-  int64_t size_of(size_t position, size_t axis_from_end) const {
+  // Size of an axis of the operand at `position`, before its turn.
+  int64_t size_of(const char *name, size_t position, size_t axis_from_end) const {
+    require(name, position, args_.size());
     auto buffer = args_.get<ffi::AnyBuffer>(position);
-    if (!buffer.has_value()) throw std::invalid_argument(buffer.error().message());
+    if (!buffer.has_value()) throw std::invalid_argument(std::string(name) + ": " + buffer.error().message());
     const auto dims = buffer->dimensions();
     if (dims.size() < axis_from_end)
-      throw std::invalid_argument("operand " + std::to_string(position) + " has too few axes");
+      throw std::invalid_argument(std::string(name) + " has shape " + to_string(dims) + ", too few axes");
     return dims[dims.size() - axis_from_end];
+  }
+  // Throws when there are more than have been taken.
+  void finish() const { refuse_more("operands", position_, args_.size()); }
+
+  static void require(const char *name, size_t position, size_t size) {
+    if (position >= size)
+      throw std::invalid_argument(std::string(name) + ", number " + std::to_string(position + 1) +
+                                  ", is missing: got only " + std::to_string(size));
+  }
+  static void refuse_more(const char *what, size_t taken, size_t size) {
+    if (taken != size)
+      throw std::invalid_argument("got " + std::to_string(size) + " " + what + ", want " + std::to_string(taken));
   }
 
 private:
@@ -49,14 +64,18 @@ private:
   size_t position_ = 0;
 };
 
+// Results by position, after all operands: each has the whole batch.
 class Results {
 public:
   Results(ffi::RemainingRets rets, BatchShape &shape) : rets_(rets), shape_(shape) {}
   template <ffi::DataType kType> auto next(const char *name, std::initializer_list<int64_t> core) {
+    Operands::require(name, position_, rets_.size());
     auto buffer = rets_.get<ffi::Buffer<kType>>(position_++);
     if (!buffer.has_value()) throw std::invalid_argument(std::string(name) + ": " + buffer.error().message());
-    return shape_.add(name, (*buffer)->typed_data(), (*buffer)->dimensions(), core);
+    return shape_.add_result(name, (*buffer)->typed_data(), (*buffer)->dimensions(), core);
   }
+  // Throws when there are more than have been taken.
+  void finish() const { Operands::refuse_more("results", position_, rets_.size()); }
 
 private:
   ffi::RemainingRets rets_;

@@ -40,7 +40,8 @@ struct SceneOperands {
   Batched<const float> offset, camera_from_world, intrinsics, background, features;
   Batched<const int32_t> degree;
 
-  explicit SceneOperands(Operands &in) : count(in.size_of(0, 2)), rest(in.size_of(5, 2)), channels(in.size_of(11, 1)) {
+  explicit SceneOperands(Operands &in)
+      : count(in.size_of("means", 0, 2)), rest(in.size_of("sh_rest", 5, 2)), channels(in.size_of("features", 11, 1)) {
     means = in.next<ffi::F32>("means", {count, 3});
     log_scales = in.next<ffi::F32>("log_scales", {count, 3});
     quaternions = in.next<ffi::F32>("quaternions", {count, 4});

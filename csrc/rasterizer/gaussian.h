@@ -17,15 +17,15 @@ IPSM_HD int usable_degree(int degree, int rest) {
 struct Coverage {
   int x0, x1, y0, y1; // pixels, inclusive, inside the image; empty when x0 > x1 or y0 > y1
   float q, lean;      // the exact footprint is a t^2 + d dy^2 <= q; its rightmost point lies `lean` below the mean
+  bool one_column;    // the exact footprint lies between the first and the last pixel of one column of tiles
 };
 
-// Integer pixels within [center - half, center + half], cut to [0, size). The floats are clamped before they become
-// integers.
+// Integer pixels within [center - half, center + half], cut to [0, size). Nothing is converted to an integer before it
+// is known to fit: the floats may be of any size, or NaN, which covers nothing.
 IPSM_HD void pixels_within(float center, float half, int size, int &first, int &last) {
-  first = (int)__builtin_ceilf(max_of(center - half, 0.0f));
-  if (!(center - half < (float)size)) first = size;
-  last = (int)__builtin_floorf(min_of(center + half, (float)(size - 1)));
-  if (!(center + half >= 0)) last = -1;
+  const float low = center - half, high = center + half;
+  first = low < (float)size ? (int)__builtin_ceilf(max_of(low, 0.0f)) : size;
+  last = high >= 0 ? (int)__builtin_floorf(min_of(high, (float)(size - 1))) : -1;
 }
 
 IPSM_HD_ONCE Coverage coverage_of(Splat p, int width, int height, Footprint footprint) {
@@ -47,6 +47,8 @@ IPSM_HD_ONCE Coverage coverage_of(Splat p, int width, int height, Footprint foot
   c.lean = half_x * cov_xy / cov_xx;
   pixels_within(p.x, half_x, width, c.x0, c.x1);
   pixels_within(p.y, half_y, height, c.y0, c.y1);
+  const int left = c.x0 - c.x0 % kTileSize, right = left + kTileSize < width ? left + kTileSize - 1 : width - 1;
+  c.one_column = p.x - half_x >= (float)left && p.x + half_x <= (float)right;
   return c;
 }
 
@@ -74,8 +76,7 @@ IPSM_HD_ONCE TileColumns tile_row_of(Splat p, Coverage c, int ty) {
 
 // The tile columns in tile row `ty`, one of those between c.y0 and c.y1, for both footprints.
 IPSM_HD TileColumns tile_columns(const Splat &p, const Coverage &c, Footprint footprint, int ty) {
-  const int first = c.x0 / kTileSize, last = c.x1 / kTileSize;
-  if (first == last || footprint == Footprint::kThreeSigma) return {first, last};
+  if (footprint == Footprint::kThreeSigma || c.one_column) return {c.x0 / kTileSize, c.x1 / kTileSize};
   return tile_row_of(p, c, ty);
 }
 
@@ -103,7 +104,7 @@ IPSM_HD void color_of(const GaussianInputs &in, int64_t i, const float *directio
 }
 
 // Fills the splat of Gaussian i but for its color, and what it covers; false when it cannot be seen (and `p` is only
-// partly written).
+// partly written), be it that a number which takes part in the image is not finite.
 IPSM_HD bool place_gaussian(const View &view, const CameraParams &camera, const GaussianInputs &in, int64_t i, Splat &p,
                             Coverage &coverage) {
   if (!in.alive[i]) return false;
@@ -114,7 +115,7 @@ IPSM_HD bool place_gaussian(const View &view, const CameraParams &camera, const 
   if (!(p.opacity >= kMinAlpha)) return false;
   p.x = camera.fx * shape.u + camera.cx - 0.5f + in.offset[2 * i];
   p.y = camera.fy * shape.v + camera.cy - 0.5f + in.offset[2 * i + 1];
-  if (!(p.x - p.x == 0 && p.y - p.y == 0)) return false; // NaN or infinite
+  if (!(is_finite(p.x) && is_finite(p.y))) return false;
   p.a = shape.cov_yy / shape.det, p.s = -shape.cov_xy / shape.cov_yy, p.d = 1 / shape.cov_yy;
   p.log2_opacity = __builtin_logf(p.opacity) * kLog2e;
   p.depth = shape.point[2];
@@ -123,21 +124,27 @@ IPSM_HD bool place_gaussian(const View &view, const CameraParams &camera, const 
   p.radius = (int32_t)min_of(radius, 1e9f);
   coverage = coverage_of(p, view.width, view.height, view.footprint);
   if (coverage.x0 > coverage.x1 || coverage.y0 > coverage.y1) return false;
+  // 0 times infinity would show at pixels that the Gaussian does not touch.
+  for (int c = 0; c < view.channels; c++)
+    if (!is_finite(in.features[(int64_t)view.channels * i + c])) return false;
   p.row_min = coverage.y0, p.row_max = coverage.y1;
   p.reserved = 0;
   return true;
 }
 
-// Fills the color of a splat that place_gaussian() has found visible. `degree` is a usable one.
-IPSM_HD void color_gaussian(const CameraParams &camera, int degree, const GaussianInputs &in, int64_t i, Splat &p) {
+// Fills the color of a splat that place_gaussian() has found visible; false when it is not finite and so the Gaussian
+// invisible after all. `degree` is a usable one.
+IPSM_HD bool color_gaussian(const CameraParams &camera, int degree, const GaussianInputs &in, int64_t i, Splat &p) {
   float direction[3], basis[kMaxHarmonics], color[3];
   view_direction(camera, in.means + 3 * i, direction);
   color_of(in, i, direction, degree, basis, color);
   p.color_clamped = 0;
   for (int c = 0; c < 3; c++) {
+    if (!is_finite(color[c])) return false;
     if (!(color[c] > 0)) p.color_clamped |= 1 << c;
     p.color[c] = max_of(color[c], 0);
   }
+  return true;
 }
 
 // Sets all gradients of Gaussian i to `value`: 0 where no pixel saw it.

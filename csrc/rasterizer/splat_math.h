@@ -28,6 +28,7 @@ constexpr float kLog2e = 1.44269504088896341f;
 IPSM_HD float min_of(float a, float b) { return a < b ? a : b; }
 IPSM_HD float max_of(float a, float b) { return a > b ? a : b; }
 IPSM_HD float clampf(float v, float lo, float hi) { return v < lo ? lo : (v > hi ? hi : v); }
+IPSM_HD bool is_finite(float v) { return v - v == 0; }
 
 IPSM_HD CameraParams make_camera(const float *camera_from_world, const float *intrinsics, int width, int height) {
   CameraParams c;

@@ -159,6 +159,14 @@ def _select(mask: Bool[Array, " n"], value: Array, otherwise: float | tuple[floa
     return jnp.where(mask.reshape(mask.shape + (1,) * (value.ndim - 1)), value, jnp.asarray(otherwise, value.dtype))
 
 
+def _harmonics(
+    gaussians: Gaussians, view: Float[Array, "n 3"], sh_degree: int | Int[ArrayLike, ""]
+) -> Float[Array, "n 3"]:
+    """Values of the harmonics along `view`, vectors of any length from the camera's centre to the means."""
+    directions = view / jnp.sqrt(jnp.sum(view * view, axis=-1, keepdims=True))
+    return evaluate_harmonics(gaussians.sh_dc, gaussians.sh_rest, directions, sh_degree)
+
+
 def check_footprint(footprint: str) -> None:
     """Raise ValueError unless `footprint` is one of the two known names."""
     if footprint not in get_args(Footprint):
@@ -181,9 +189,9 @@ def project(
     direction of the color is (mean - camera centre) / norm, differentiated through both.
 
     A Gaussian is visible, radius > 0, when it is alive, camera z > 0.2, its determinant is positive and finite, its
-    opacity >= 1/255 and its pixel box is not empty. Box of footprint "exact": the rectangle around the ellipse
-    alpha >= 1/255. Box of "3sigma": the tiles of 16 x 16 pixels touched by the square of the radius, as in the
-    original rasterizer.
+    color is finite, its opacity >= 1/255 and its pixel box is not empty. Box of footprint "exact": the rectangle around
+    the ellipse alpha >= 1/255. Box of "3sigma": the tiles of 16 x 16 pixels touched by the square of the radius, as in
+    the original rasterizer.
 
     Args:
       gaussians: n slots, float32 or float64.
@@ -212,8 +220,14 @@ def project(
     # so that no NaN or infinity exists for a zero cotangent to be multiplied with.
     raw, offset, fixed_camera = lax.stop_gradient((gaussians, mean2d_offset, camera))
     raw_shape = _splat_shape(raw, _transform(raw.means, fixed_camera), fixed_camera, offset)
+    center = invert_rigid(camera.camera_from_world)[:3, 3]
+    raw_values = _harmonics(raw, raw.means - lax.stop_gradient(center)[None, :], sh_degree)
     radii, boxes = _visibility(
-        raw_shape, _blended_opacities(raw.opacity_logits, raw_shape, antialiased), alive, camera, footprint
+        raw_shape,
+        _blended_opacities(raw.opacity_logits, raw_shape, antialiased),
+        alive & jnp.all(jnp.isfinite(raw_values), axis=-1),
+        camera,
+        footprint,
     )
     visible = radii > 0
 
@@ -229,10 +243,8 @@ def project(
     shape = _splat_shape(safe, position, camera, _select(visible, mean2d_offset, 0))
     conics = jnp.stack([shape.yy, -shape.xy, shape.xx], axis=-1) / shape.determinant[:, None]
 
-    center = invert_rigid(camera.camera_from_world)[:3, 3]
     view = _select(visible, safe.means - center[None, :], (0, 0, 1))
-    directions = view / jnp.sqrt(jnp.sum(view * view, axis=-1, keepdims=True))
-    colors = harmonics_to_color(evaluate_harmonics(safe.sh_dc, safe.sh_rest, directions, sh_degree))
+    colors = harmonics_to_color(_harmonics(safe, view, sh_degree))
 
     return ProjectedGaussians(
         means2d=_select(visible, shape.means2d, 0),

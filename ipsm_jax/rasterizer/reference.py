@@ -170,6 +170,7 @@ def render_reference(
     width, height = camera.width, camera.height
     if features is None:
         features = jnp.zeros((gaussians.capacity, 0), gaussians.means.dtype)
+    alive = alive & jnp.all(jnp.isfinite(features), axis=-1)  # like those whose other numbers are not finite
     projected = project(gaussians, camera, alive, sh_degree, mean2d_offset, footprint, antialiased)
     splats = _sort_by_depth(projected, features)
     across, down = -(-width // TILE), -(-height // TILE)

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ipsm_jax.rasterizer.native import FOOTPRINTS, check_platform, load_library, render_native
@@ -13,6 +14,7 @@ from ipsm_jax.rasterizer.reference import render_reference
 from ipsm_jax.rasterizer.rendering import Rendering
 from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import Gaussians
+from ipsm_jax.scene.harmonics import check_degree
 
 Backend = Literal["auto", "native", "reference"]
 
@@ -76,16 +78,19 @@ def render(
       `Rendering` with color (h, w, 3), depth (h, w), alpha (h, w), radii (n,), features (h, w, c).
 
     Raises:
-      ValueError: a shape does not fit, an unknown footprint or backend, or something that the reference cannot do.
-      TypeError: an operand has a precision that the native kernels do not take.
+      ValueError: a shape does not fit, a degree outside 0..3, an unknown footprint or backend, or something that the
+        reference cannot do.
+      TypeError: an operand has a precision that the native kernels do not take, or `antialiased` is not a bool.
       NativeUnavailableError: the native library is missing or does not fit the installed jaxlib or device.
     """
     n = gaussians.means.shape[0] if jnp.ndim(gaussians.means) else 0
     dtype = jnp.result_type(gaussians.means)
     alive = jnp.ones(n, bool) if alive is None else jnp.asarray(alive)
     background = jnp.zeros(3, dtype) if background is None else jnp.asarray(background, dtype)
-    offset = jnp.zeros((n, 2), dtype) if mean2d_offset is None else mean2d_offset
+    offset = jnp.zeros((n, 2), dtype) if mean2d_offset is None else jnp.asarray(mean2d_offset)
+    absolute = None if mean2d_absolute is None else jnp.asarray(mean2d_absolute)
     features = jnp.zeros((n, 0), dtype) if features is None else jnp.asarray(features)
+    check_degree(sh_degree)
     degree = jnp.asarray(sh_degree, jnp.int32)
     _check_shapes(
         gaussians,
@@ -94,19 +99,29 @@ def render(
             "alive": (alive, (n,)),
             "background": (background, (3,)),
             "mean2d_offset": (offset, (n, 2)),
-            "features": (features, (n, jnp.shape(features)[-1] if jnp.ndim(features) else 0)),
-            **({} if mean2d_absolute is None else {"mean2d_absolute": (mean2d_absolute, (n, 2))}),
+            **({} if absolute is None else {"mean2d_absolute": (absolute, (n, 2))}),
             "sh_degree": (degree, ()),
         },
     )
+    if features.ndim != 2 or features.shape[0] != n:
+        raise ValueError(
+            f"features has shape {features.shape}, want ({n}, any number of channels); for batches use jax.vmap over "
+            "render"
+        )
     if footprint not in FOOTPRINTS:
         raise ValueError(f"unknown footprint {footprint!r}; choose from {', '.join(FOOTPRINTS)}")
     if backend not in get_args(Backend):
         raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(get_args(Backend))}")
-    if pair_capacity is not None and pair_capacity < 1:
-        raise ValueError(f"pair_capacity must be at least 1, or None for the default; got {pair_capacity}")
+    if not isinstance(antialiased, (bool, np.bool_)):
+        raise TypeError(
+            f"antialiased must be True or False, known when the program is traced; got {type(antialiased).__name__}"
+        )
+    if pair_capacity is not None and (not isinstance(pair_capacity, (int, np.integer)) or pair_capacity < 1):
+        raise ValueError(
+            f"pair_capacity must be an integer of at least 1, or None for the default; got {pair_capacity}"
+        )
     if backend == "reference":
-        if mean2d_absolute is not None:
+        if absolute is not None:
             raise ValueError('absolute gradients (mean2d_absolute) need backend="native": the reference has none')
         return render_reference(
             gaussians,
@@ -130,9 +145,9 @@ def render(
         degree,
         offset,
         features,
-        mean2d_absolute,
+        absolute,
         footprint,
-        antialiased,
+        bool(antialiased),
         pair_capacity,
     )
     return Rendering(color, depth, alpha, radii, image, pair_count)

@@ -78,6 +78,26 @@ def invert_rigid(transform: Any) -> jax.Array:
     return jnp.concatenate([top, transform[..., 3:, :]], axis=-2)
 
 
+def camera_from_matrices(camera_from_world: Any, matrix: Any, width: int, height: int) -> Camera:
+    """A camera from the usual pair of matrices (gsplat's `viewmats` and `Ks`, OpenCV's [R t] and K), on the host.
+
+    Args:
+      camera_from_world: (..., 4, 4) rigid transform, OpenCV axes.
+      matrix: (..., 3, 3) of rows (fx, 0, cx), (0, fy, cy), (0, 0, 1), in pixels whose centre is at +0.5.
+      width, height: image size in pixels.
+
+    Raises:
+      ValueError: other shapes, different batch axes, or a matrix with skew or another last row.
+    """
+    pose, k = np.asarray(camera_from_world, np.float32), np.asarray(matrix, np.float32)
+    if pose.shape[-2:] != (4, 4) or k.shape[-2:] != (3, 3) or pose.shape[:-2] != k.shape[:-2]:
+        raise ValueError(f"need matrices (..., 4, 4) and (..., 3, 3), got {pose.shape} and {k.shape}")
+    if np.any(k[..., [0, 1, 2, 2], [1, 0, 0, 1]] != 0) or np.any(k[..., 2, 2] != 1):
+        raise ValueError("the camera matrix must be (fx, 0, cx), (0, fy, cy), (0, 0, 1): no skew, not transposed")
+    intrinsics = np.stack([k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2]], axis=-1)
+    return Camera(jnp.asarray(pose), jnp.asarray(intrinsics), width, height)
+
+
 def look_at(position: Any, target: Any, up: Any = (0.0, -1.0, 0.0)) -> np.ndarray:
     """(4, 4) float32 ``camera_from_world`` of a camera at `position` that looks at `target`.
 

@@ -122,3 +122,55 @@ def gaussians_from_points(
         sh_rest=jnp.zeros((count, 15, 3), jnp.float32),
     )
     return with_capacity(initial, jnp.ones(count, bool), capacity)
+
+
+def gaussians_from_activated(
+    means: np.ndarray, quaternions: np.ndarray, scales: np.ndarray, opacities: np.ndarray, colors: np.ndarray
+) -> Gaussians:
+    """Gaussians from the numbers that other libraries render (gsplat's arguments, in its order), on the host.
+
+    Args:
+      means: (N, 3).
+      quaternions: (N, 4) wxyz, of any length but 0; kept as they are.
+      scales: (N, 3) standard deviations, greater than 0.
+      opacities: (N,) or (N, 1) in [0, 1]; cut to [1e-6, 1 - 1e-6], because those of 0 and 1 have no finite logit.
+      colors: (N, K, 3) coefficients of spherical harmonics, K = 1, 4, 9 or 16, padded with zeros; or (N, 3) RGB.
+
+    Raises:
+      ValueError: shapes that do not fit, scales or opacities out of range, numbers that are not finite, a zero
+        quaternion.
+    """
+    means, quaternions, scales, opacities, colors = (
+        np.asarray(a, np.float64) for a in (means, quaternions, scales, opacities, colors)
+    )
+    count = len(means) if means.ndim else 0
+    opacities = opacities[:, 0] if opacities.shape == (count, 1) else opacities
+    arrays = {"means": means, "quaternions": quaternions, "scales": scales, "opacities": opacities, "colors": colors}
+    wanted = {"means": (count, 3), "quaternions": (count, 4), "scales": (count, 3), "opacities": (count,)}
+    for name, shape in wanted.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}, want {shape}")
+    harmonics = colors.shape[1] if colors.ndim == 3 and colors.shape[::2] == (count, 3) else 0
+    if harmonics not in (1, 4, 9, 16) and colors.shape != (count, 3):
+        raise ValueError(
+            f"colors has shape {colors.shape}, want ({count}, K, 3) with K = 1, 4, 9 or 16 harmonics, or ({count}, 3) "
+            "RGB; give other values per Gaussian to render as `features`"
+        )
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{int((~np.isfinite(array)).sum())} numbers in {name} are NaN or infinite")
+    if not (scales > 0).all():
+        raise ValueError(f"scales must be greater than 0, found {scales.min()}; logarithms need np.exp first")
+    if ((opacities < 0) | (opacities > 1)).any():
+        raise ValueError(
+            f"opacities must be in [0, 1], found {opacities.min()} to {opacities.max()}; logits need a sigmoid first"
+        )
+    if not np.abs(quaternions).max(axis=1, initial=0).all():
+        raise ValueError("a quaternion is zero, which is no rotation")
+    inside = np.clip(opacities, 1e-6, 1 - 1e-6)
+    rest = np.zeros((count, 15, 3))
+    if harmonics:
+        rest[:, : harmonics - 1] = colors[:, 1:]
+    dc = colors[:, 0] if harmonics else (colors - 0.5) / SH_C0
+    fields = (means, np.log(scales), quaternions, np.log(inside / (1 - inside)), dc, rest)
+    return Gaussians(*(jnp.asarray(field, jnp.float32) for field in fields))

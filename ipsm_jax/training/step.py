@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from ipsm_jax.config import OptimizationConfig
-from ipsm_jax.losses.photometric import PhotometricTarget, photometric_loss
+from ipsm_jax.losses.photometric import PhotometricTarget, compare_with_view
 from ipsm_jax.rasterizer import render
 from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import Gaussians
@@ -56,6 +56,10 @@ def sh_degree_of_step(config: OptimizationConfig, step: Int[Array, ""]) -> Int[A
     return jnp.minimum((step + 1) // config.sh_degree_interval, config.sh_degree)
 
 
+PHASES = ("view", "render", "loss", "optimizer", "statistics")
+"""Scopes in a step's compiled program, which profilers show."""
+
+
 def train_step(config: OptimizationConfig, views: TrainingViews, state: TrainState) -> tuple[TrainState, StepInfo]:
     """One iteration: render a training view, compare, move the Gaussians, add to the statistics.
 
@@ -64,22 +68,26 @@ def train_step(config: OptimizationConfig, views: TrainingViews, state: TrainSta
       views: training views; arrays, may be mapped over (scenes of one size).
       state: may be mapped over (seeds).
     """
-    index = view_of_step(state.key, state.step, views.targets.image.shape[0])
-    camera, target = views.cameras[index], jax.tree.map(lambda a: a[index], views.targets)
+    with jax.named_scope("view"):
+        index = view_of_step(state.key, state.step, views.targets.image.shape[0])
+        camera = views.cameras[index]
     degree = sh_degree_of_step(config, state.step)
 
     def loss_of(gaussians: Gaussians, mean2d_offset: Float[Array, "n 2"]) -> tuple[Array, tuple[Array, Array]]:
-        rendering = render(
-            gaussians,
-            camera,
-            alive=state.alive,
-            background=jnp.array(config.background, jnp.float32),
-            sh_degree=degree,
-            mean2d_offset=mean2d_offset,
-            backend=config.backend,
-        )
-        loss = photometric_loss(rendering.color, target, config.ssim_weight)
-        mean_square = jnp.mean(jnp.square(rendering.color - target.image))
+        with jax.named_scope("render"):
+            rendering = render(
+                gaussians,
+                camera,
+                alive=state.alive,
+                background=jnp.array(config.background, jnp.float32),
+                sh_degree=degree,
+                mean2d_offset=mean2d_offset,
+                backend=config.backend,
+            )
+        with jax.named_scope("loss"):
+            loss, mean_square = compare_with_view(
+                rendering.color, views.targets, index, config.ssim_weight, backend=config.backend
+            )
         return loss, (rendering.radii, mean_square)
 
     no_offset = jnp.zeros((state.gaussians.capacity, 2))
@@ -87,9 +95,13 @@ def train_step(config: OptimizationConfig, views: TrainingViews, state: TrainSta
         loss_of, argnums=(0, 1), has_aux=True
     )(state.gaussians, no_offset)
 
-    rates = learning_rates(config, views.extent, state.step)
-    gaussians, moments = apply_gradient(state.gaussians, gradient, state.moments, rates)
-    statistics = add_to_statistics(state.statistics, mean2d_gradient, radii, camera.width, camera.height)
+    with jax.named_scope("optimizer"):
+        rates = learning_rates(config, views.extent, state.step)
+        gaussians, moments = apply_gradient(
+            state.gaussians, gradient, state.moments, rates, alive=state.alive, backend=config.backend
+        )
+    with jax.named_scope("statistics"):
+        statistics = add_to_statistics(state.statistics, mean2d_gradient, radii, camera.width, camera.height)
     new_state = state._replace(gaussians=gaussians, moments=moments, statistics=statistics, step=state.step + 1)
     return new_state, StepInfo(loss, -10 * jnp.log10(jnp.maximum(mean_square, 1e-10)))
 

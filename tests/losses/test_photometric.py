@@ -1,4 +1,6 @@
-"""The photometric loss against dm_pix, against a float64 brute force and against finite differences."""
+"""The photometric loss, native and in jnp, against dm_pix, a float64 brute force and finite differences."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -59,12 +61,13 @@ def test_ssim_equals_dm_pix_with_zero_padding():
     np.testing.assert_allclose(ssim(jnp.float32(a), photometric_target(jnp.float32(b))), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("weight", [0.0, 0.2, 0.6, 1.0])
-def test_loss_and_gradient_equal_brute_force(weight):
+def test_loss_and_gradient_equal_brute_force(weight, backend):
     a, b = pair(14, 13)
     l1_target = np.where(b > 0.7, 0, b)
     target = photometric_target(jnp.float32(b), jnp.float32(l1_target))
-    value, gradient = jax.value_and_grad(photometric_loss)(jnp.float32(a), target, weight)
+    value, gradient = jax.value_and_grad(photometric_loss)(jnp.float32(a), target, weight, backend=backend)
     np.testing.assert_allclose(value, brute_loss(a, b, l1_target, weight), rtol=1e-5)
     rng = np.random.default_rng(1)
     for _ in range(12):
@@ -75,21 +78,23 @@ def test_loss_and_gradient_equal_brute_force(weight):
         np.testing.assert_allclose(gradient[entry], slope, rtol=2e-3, atol=2e-6)
 
 
-def test_equal_images_cost_nothing_and_flat_images_are_finite():
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_equal_images_cost_nothing_and_flat_images_are_finite(backend):
     image = jnp.float32(pair()[1])
-    assert abs(float(photometric_loss(image, photometric_target(image), 0.5))) < 1e-6
+    assert abs(float(photometric_loss(image, photometric_target(image), 0.5, backend=backend))) < 1e-6
     flat = jnp.zeros_like(image)
-    value, gradient = jax.value_and_grad(photometric_loss)(flat, photometric_target(flat), 0.5)
+    value, gradient = jax.value_and_grad(photometric_loss)(flat, photometric_target(flat), 0.5, backend=backend)
     assert float(value) == pytest.approx(0, abs=1e-6)
     assert np.isfinite(gradient).all()
 
 
-def test_loss_maps_over_a_batch():
+def test_reference_maps_over_a_batch():
     images = jnp.float32(np.stack([pair(seed=k)[0] for k in range(3)]))
     targets = jax.vmap(photometric_target)(jnp.float32(np.stack([pair(seed=k)[1] for k in range(3)])))
-    batch = jax.vmap(jax.value_and_grad(photometric_loss), in_axes=(0, 0, None))(images, targets, 0.2)
+    loss = functools.partial(photometric_loss, backend="reference")
+    batch = jax.vmap(jax.value_and_grad(loss), in_axes=(0, 0, None))(images, targets, 0.2)
     for k in range(3):
         target = jax.tree.map(lambda a, k=k: a[k], targets)
-        value, gradient = jax.value_and_grad(photometric_loss)(images[k], target, 0.2)
+        value, gradient = jax.value_and_grad(loss)(images[k], target, 0.2)
         np.testing.assert_allclose(batch[0][k], value, rtol=1e-6)
         np.testing.assert_allclose(batch[1][k], gradient, atol=1e-8)

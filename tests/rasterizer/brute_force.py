@@ -25,13 +25,24 @@ def real_harmonic(degree: int, order: int, direction: np.ndarray) -> float:
     return math.sqrt(2) * legendre * (math.cos(m * azimuth) if order > 0 else math.sin(m * azimuth))
 
 
-def render_loop(gaussians, camera, alive, background, sh_degree, mean2d_offset, footprint="exact"):
-    """color (h, w, 3), depth (h, w), alpha (h, w), visible (n,)."""
+def render_loop(
+    gaussians,
+    camera,
+    alive,
+    background,
+    sh_degree,
+    mean2d_offset,
+    footprint="exact",
+    features=None,
+    antialiased=False,
+):
+    """color (h, w, 3), depth (h, w), alpha (h, w), features (h, w, c), visible (n,)."""
     g = [np.asarray(a, np.float64) for a in gaussians]
     means, log_scales, quaternions, logits, sh_dc, sh_rest = g
     matrix = np.asarray(camera.camera_from_world, np.float64)
     fx, fy, cx, cy = np.asarray(camera.intrinsics, np.float64)
     width, height = camera.width, camera.height
+    features = np.zeros((len(means), 0)) if features is None else np.asarray(features, np.float64)
     eye = np.linalg.solve(matrix, [0.0, 0.0, 0.0, 1.0])[:3]
 
     splats = []
@@ -41,7 +52,7 @@ def render_loop(gaussians, camera, alive, background, sh_degree, mean2d_offset, 
             continue
         x, y, z = (matrix @ [*means[i], 1.0])[:3]
         opacity = 1 / (1 + math.exp(-logits[i]))
-        if z <= 0.2 or opacity < 1 / 255:
+        if z <= 0.2:
             continue
         rotation = Rotation.from_quat(np.roll(quaternions[i], -1)).as_matrix()
         world_cov = rotation @ np.diag(np.exp(2 * log_scales[i])) @ rotation.T
@@ -49,7 +60,12 @@ def render_loop(gaussians, camera, alive, background, sh_degree, mean2d_offset, 
         tx, ty = z * np.clip(x / z, -limit_x, limit_x), z * np.clip(y / z, -limit_y, limit_y)
         jacobian = np.array([[fx / z, 0, -fx * tx / z**2], [0, fy / z, -fy * ty / z**2]])
         to_image = jacobian @ matrix[:3, :3]
-        cov = to_image @ world_cov @ to_image.T + 0.3 * np.eye(2)
+        sharp = to_image @ world_cov @ to_image.T
+        cov = sharp + 0.3 * np.eye(2)
+        if antialiased:
+            opacity *= math.sqrt(np.linalg.det(sharp) / np.linalg.det(cov))
+        if opacity < 1 / 255:
+            continue
         mean2d = np.array([fx * x / z + cx, fy * y / z + cy]) + np.asarray(mean2d_offset[i], np.float64)
         if footprint == "exact":
             reach = math.sqrt(2 * math.log(255 * opacity))
@@ -79,11 +95,11 @@ def render_loop(gaussians, camera, alive, background, sh_degree, mean2d_offset, 
     splats.sort(key=lambda s: s[:2])
 
     color, depth = np.zeros((height, width, 3)), np.zeros((height, width))
-    alpha_sum = np.zeros((height, width))
+    alpha_sum, feature_image = np.zeros((height, width)), np.zeros((height, width, features.shape[1]))
     for row in range(height):
         for column in range(width):
             transmittance = 1.0
-            for z, _, mean2d, conic, opacity, rgb, ((x0, x1), (y0, y1)) in splats:
+            for z, i, mean2d, conic, opacity, rgb, ((x0, x1), (y0, y1)) in splats:
                 if not (x0 <= column <= x1 and y0 <= row <= y1):
                     continue
                 d = np.array([column + 0.5, row + 0.5]) - mean2d
@@ -95,6 +111,7 @@ def render_loop(gaussians, camera, alive, background, sh_degree, mean2d_offset, 
                 color[row, column] += rgb * alpha * transmittance
                 depth[row, column] += z * alpha * transmittance
                 alpha_sum[row, column] += alpha * transmittance
+                feature_image[row, column] += features[i] * alpha * transmittance
                 transmittance *= 1 - alpha
             color[row, column] += transmittance * np.asarray(background, np.float64)
-    return color, depth, alpha_sum, visible
+    return color, depth, alpha_sum, feature_image, visible

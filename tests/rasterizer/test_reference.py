@@ -40,7 +40,7 @@ def test_image_is_that_of_loops_over_pixels(footprint):
         alive = np.arange(25) % 7 != 3
         for sh_degree in range(4):
             actual = render_view(view, jnp.asarray(alive), sh_degree, footprint)
-            *expected, visible = render_loop(
+            *expected, _, visible = render_loop(
                 gaussians, view.camera, alive, view.background, sh_degree, view.mean2d_offset, footprint
             )
             for got, wanted in zip(actual[:3], expected, strict=True):

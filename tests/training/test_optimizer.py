@@ -37,7 +37,8 @@ def random_like(rng, gaussians: Gaussians) -> Gaussians:
     return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), jnp.float32), gaussians)
 
 
-def test_steps_equal_adam_written_out_and_dead_slots_stay():
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_steps_equal_adam_written_out_and_dead_slots_stay(backend):
     rng = np.random.default_rng(0)
     gaussians = random_like(rng, zeros(6))
     alive = np.array([1, 1, 0, 1, 0, 1], bool)
@@ -50,7 +51,7 @@ def test_steps_equal_adam_written_out_and_dead_slots_stay():
     for count in range(1, 6):
         gradient = random_like(rng, gaussians)
         gradient = jax.tree.map(lambda a: a * alive.reshape((6,) + (1,) * (a.ndim - 1)), gradient)
-        gaussians, moments = apply_gradient(gaussians, gradient, moments, rates)
+        gaussians, moments = apply_gradient(gaussians, gradient, moments, rates, backend=backend)
         for k in expected:
             g = np.asarray(getattr(gradient, k), np.float64)
             first[k] = 0.9 * first[k] + 0.1 * g

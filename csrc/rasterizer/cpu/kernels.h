@@ -50,8 +50,7 @@ extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 #endif
 
-// The best table for this machine. The environment variable IPSM_JAX_SIMD (baseline, avx2, avx512) asks for a lesser
-// one.
+// The table for this machine, see instruction_set.h.
 const Kernels &select_kernels();
 
 } // namespace ipsm::cpu

@@ -27,6 +27,25 @@ void for_each_tile(const View &view, const GaussianInputs &gaussians, const Resi
   });
 }
 
+// The background's gradient: what of each pixel's reaches it, summed in bands of rows so that the result does not
+// depend on the number of threads.
+void background_backward(const View &view, const float *alpha, const float *d_color, Buffer<double> &memory,
+                         float *d_background, Executor &executor) {
+  constexpr int64_t kRows = 16;
+  const int64_t bands = (view.height + kRows - 1) / kRows;
+  double *partial = memory.reserve(3 * bands);
+  executor.for_each(bands, [&](int64_t band) {
+    const int64_t end = (band + 1) * kRows < view.height ? (band + 1) * kRows : view.height;
+    double sum[3] = {};
+    for (int64_t i = band * kRows * view.width; i < end * view.width; i++)
+      for (int c = 0; c < 3; c++) sum[c] += (1 - alpha[i]) * static_cast<double>(d_color[3 * i + c]);
+    for (int c = 0; c < 3; c++) partial[3 * band + c] = sum[c];
+  });
+  double total[3] = {};
+  for (int64_t i = 0; i < 3 * bands; i++) total[i % 3] += partial[i];
+  for (int c = 0; c < 3; c++) d_background[c] = static_cast<float>(total[c]);
+}
+
 } // namespace
 
 int64_t tile_count(int width, int height) { return static_cast<int64_t>(tiles_across(width)) * tiles_across(height); }
@@ -60,7 +79,11 @@ void backward(const View &view, const GaussianInputs &gaussians, int64_t count, 
   float *sums = work->sums.reserve(pair_count * (kPairGradientSize + view.channels));
   // Most pairs of a trained scene lie behind what stops their tile: their sums are neither written nor read.
   uint8_t *written = work->written.reserve(pair_count);
-  std::memset(written, 0, pair_count);
+  constexpr int64_t kPiece = 1 << 18;
+  executor.for_each((pair_count + kPiece - 1) / kPiece, [&](int64_t piece) {
+    const int64_t begin = piece * kPiece;
+    std::memset(written + begin, 0, pair_count - begin < kPiece ? pair_count - begin : kPiece);
+  });
   for_each_tile(view, gaussians, residuals, pairs, executor, [&](int64_t tile, const TileImage &image) {
     kernels.blend_backward(view, image, residuals.tile_processed[tile], images, d_images, sums, written);
   });
@@ -79,10 +102,7 @@ void backward(const View &view, const GaussianInputs &gaussians, int64_t count, 
     for (int k = 0; k < 3; k++) d_camera.translation[k] += partial[chunk].translation[k];
     for (int k = 0; k < 4; k++) d_camera.intrinsics[k] += partial[chunk].intrinsics[k];
   }
-  double background[3] = {};
-  for (int64_t i = 0; i < static_cast<int64_t>(view.width) * view.height; i++)
-    for (int c = 0; c < 3; c++) background[c] += (1 - images.alpha[i]) * static_cast<double>(d_images.color[3 * i + c]);
-  for (int c = 0; c < 3; c++) d_background[c] = static_cast<float>(background[c]);
+  background_backward(view, images.alpha, d_images.color, work->background, d_background, executor);
 }
 
 } // namespace ipsm::cpu

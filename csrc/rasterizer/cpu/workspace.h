@@ -54,15 +54,17 @@ private:
 };
 
 struct Workspace {
-  Buffer<uint32_t> tile_count;        // per Gaussian
-  Buffer<uint32_t> keys[2], order[2]; // depth sort
-  Buffer<uint32_t> histogram;         // per slice of the depth order and tile
-  Buffer<float> sums;                 // gradient of each pair
-  Buffer<uint8_t> written;            // which of them are
-  Buffer<Pair> pairs;                 // when the residuals are too small
-  Buffer<Splat> splats;               // for sorting once more in the backward pass
+  Buffer<uint32_t> tile_count;                  // per Gaussian
+  Buffer<uint32_t> keys[2], order[2];           // depth sort
+  Buffer<uint32_t> histogram;                   // per run of Gaussians and digit or tile
+  Buffer<int64_t> pairs_before, visible_before; // per chunk of Gaussians
+  Buffer<float> sums;                           // gradient of each pair
+  Buffer<uint8_t> written;                      // which of them are
+  Buffer<Pair> pairs;                           // when the residuals are too small
+  Buffer<Splat> splats;                         // for sorting once more in the backward pass
   Buffer<int32_t> radii, slot_start, tile_start;
   Buffer<CameraGradient> camera;                     // per chunk of Gaussians
+  Buffer<double> background;                         // per band of the image, RGB
   std::vector<std::unique_ptr<OwnedTileList>> tiles; // per chunk of Gaussians
 };
 

@@ -22,16 +22,16 @@ __global__ void __launch_bounds__(kGaussianThreads)
 
   Splat splat;
   Coverage coverage = {};
-  const bool visible = exists && place_gaussian(view, camera, in, lane, splat, coverage);
+  const bool placed = exists && place_gaussian(view, camera, in, lane, splat, coverage);
   const StagedHarmonics staging(degree);
-  staging.load(in.sh_rest, in.rest, __ballot_sync(kAllLanes, visible), harmonics[warp]);
+  staging.load(in.sh_rest, in.rest, __ballot_sync(kAllLanes, placed), harmonics[warp]);
   if (!exists) return;
 
   const int64_t g = static_cast<int64_t>(number) * call.count + first + lane;
   int tiles = 0;
+  in.sh_rest = harmonics[warp], in.rest = staging.pitch;
+  const bool visible = placed && color_gaussian(camera, degree, in, lane, splat);
   if (visible) {
-    in.sh_rest = harmonics[warp], in.rest = staging.pitch;
-    color_gaussian(camera, degree, in, lane, splat);
     visit_tile_rows(splat, coverage, view.footprint, [&](int, int left, int right) { tiles += right - left + 1; });
     out.splats[g] = splat;
   }

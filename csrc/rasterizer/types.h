@@ -73,7 +73,7 @@ static_assert(sizeof(Splat) == 64, "a splat is one cache line");
 constexpr int kSplatFloats = sizeof(Splat) / 4;
 
 // One entry of a tile's list: which Gaussian, and in which slot its gradient from this tile goes.
-struct Pair {
+struct alignas(8) Pair { // aligned to be read and sorted as one
   int32_t splat, slot;
 };
 

@@ -28,11 +28,16 @@ private:
 };
 
 struct Random {
+  bool wild;
   std::mt19937 bits{1};
   std::normal_distribution<float> normal;
   float *numbers(Heap &heap, int64_t count, float mean, float spread) {
     float *values = heap.array<float>(count);
-    for (int64_t i = 0; i < count; i++) values[i] = mean + spread * normal(bits);
+    for (int64_t i = 0; i < count; i++) {
+      const auto any = static_cast<uint32_t>(bits());
+      if (wild) std::memcpy(values + i, &any, sizeof any);
+      else values[i] = mean + spread * normal(bits);
+    }
     return values;
   }
 };
@@ -50,11 +55,11 @@ bool all_finite(const char *name, const float *values, int64_t count) {
   return true;
 }
 
-// `room` for pairs, an item; 0 means enough.
-bool run(int count, int width, int height, int channels, bool everything, int64_t room) {
+// `room` for pairs, an item; 0 means enough. `wild`: any bytes as numbers.
+bool run(int count, int width, int height, int channels, bool everything, int64_t room, bool wild = false) {
   constexpr int kItems = 2, kRest = 15;
   Heap heap;
-  Random random;
+  Random random{wild};
   cuda::Call call = {};
   call.batch = {kItems, {1, 1, 1, kItems}};
   call.width = width, call.height = height, call.channels = channels, call.count = count, call.rest = kRest;
@@ -124,6 +129,7 @@ bool run(int count, int width, int height, int channels, bool everything, int64_
   cuda::backward(call, in, gradients, heap, nullptr);
 
   std::printf("%d Gaussians, %d x %d: %d pairs\n", count, width, height, out.pair_count[0]);
+  if (wild) return all_finite("alpha", out.alpha, pixels * kItems);
   if (room) return out.pair_count[0] > room && std::isnan(out.color[0]) && std::isnan(g[0][0]);
   bool fine = all_finite("color", out.color, 3 * pixels * kItems) && all_finite("depth", out.depth, pixels * kItems) &&
               all_finite("features", out.features, pixels * channels * kItems);
@@ -135,6 +141,6 @@ bool run(int count, int width, int height, int channels, bool everything, int64_
 
 int main() {
   const bool fine = run(300, 45, 37, 3, false, 0) && run(300, 45, 37, 9, true, 0) && run(40, 21, 530, 0, false, 0) &&
-                    run(100, 45, 37, 2, false, 20);
+                    run(100, 45, 37, 2, false, 20) && run(2000, 45, 37, 2, false, 0, true);
   return fine ? EXIT_SUCCESS : EXIT_FAILURE;
 }

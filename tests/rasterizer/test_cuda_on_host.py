@@ -390,4 +390,4 @@ def test_under_sanitizers(sanitizer):
     program = builder.program([*emulated.KERNELS, emulated.PROGRAM], sanitizer=sanitizer)
     result = subprocess.run([program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("pairs") == 4
+    assert result.stdout.count("pairs") == 5

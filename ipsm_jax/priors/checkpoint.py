@@ -1,0 +1,256 @@
+"""Reading networks from folders in diffusers' layout: a sub-folder per network with config.json and safetensors files.
+
+Everything is checked before anything is allocated: which files are there, and from the files' headers that they hold
+exactly the arrays that the network's structure asks for. Pickles (.bin, .ckpt, .pt) are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from safetensors import SafetensorError, safe_open
+
+from ipsm_jax.priors.config import PriorError
+from ipsm_jax.priors.diffusion import scaled_linear_schedule
+from ipsm_jax.priors.layers import Shape
+
+# Name of the weight file of each network, without suffix.
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+# What a complete folder holds besides weights and their config.json.
+EXTRA_FILES = {
+    "tokenizer": ("tokenizer/vocab.json", "tokenizer/merges.txt"),
+    "scheduler": ("scheduler/scheduler_config.json",),
+}
+WHOLE = (*STEMS, *EXTRA_FILES)
+
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_DTYPES = ("F32", "F16", "BF16")
+_NAMED = 5  # names of arrays listed in a message
+
+
+class FolderReport(NamedTuple):
+    """What a checkpoint folder holds of the parts asked for: relative paths, and those weights that are pickles."""
+
+    present: tuple[str, ...]
+    missing: tuple[str, ...]
+    pickles: tuple[str, ...]
+
+
+class StoredArray(NamedTuple):
+    """Where an array lies: file, its name there, and its shape there."""
+
+    path: Path
+    name: str
+    shape: Shape
+
+
+class CheckedWeights(NamedTuple):
+    """The arrays of one network, found to be complete: place by name as the code knows it."""
+
+    folder: Path
+    arrays: Mapping[str, StoredArray]
+
+
+def inspect_folder(folder: Path, parts: Collection[str] = WHOLE) -> FolderReport:
+    """Which files of the given parts are there; opens none of them."""
+    present: list[str] = []
+    missing: list[str] = []
+    pickles: list[str] = []
+    for part in parts:
+        for file in EXTRA_FILES.get(part, (f"{part}/config.json",)):
+            (present if (folder / file).is_file() else missing).append(file)
+        if part in STEMS:
+            file = _weight_file(folder / part, STEMS[part])
+            if file is not None:
+                present.append(f"{part}/{file}")
+                continue
+            missing.append(f"{part}/{STEMS[part]}.safetensors")
+            if (folder / part).is_dir():
+                found = sorted(p.name for p in (folder / part).iterdir() if p.suffix in _PICKLES)
+                pickles += [f"{part}/{name}" for name in found]
+    return FolderReport(tuple(present), tuple(missing), tuple(pickles))
+
+
+def require_folder(folder: Path, parts: Collection[str], repository: str) -> None:
+    """Check that all files of the given parts are there.
+
+    Args:
+      folder: where to look.
+      parts: keys of `STEMS` and `EXTRA_FILES`.
+      repository: name of the checkpoint on Hugging Face, for the message.
+
+    Raises:
+      PriorError: saying what is there, what is not, and how to get it.
+    """
+    if folder.is_file():
+        kind = "a pickle, which can run code when opened" if folder.suffix in _PICKLES else "a single file"
+        raise PriorError(f"{folder} is {kind}; what is read is a folder in diffusers' layout. {_convert(folder)}")
+    report = inspect_folder(folder, parts)
+    if not report.missing:
+        return
+    files = [f for part in parts for f in EXTRA_FILES.get(part, (f"{part}/config.json",))]
+    files += [f"{part}/{STEMS[part]}.safetensors" for part in parts if part in STEMS]
+    get = f"Get it with: hf download {repository} {' '.join(files)} --local-dir {folder}"
+    if not folder.is_dir():
+        raise PriorError(f"there is no folder {folder}. {get}")
+    found = ", ".join(report.present) or "nothing of it"
+    text = f"{folder} is incomplete. There: {found}. Missing: {', '.join(report.missing)}."
+    if report.pickles:
+        text += f" {', '.join(report.pickles)}: a pickle can run code when opened, and is not read. {_convert(folder)}"
+    raise PriorError(f"{text} {get}")
+
+
+def _convert(folder: Path) -> str:
+    load = "from_single_file" if folder.is_file() else "from_pretrained"
+    out = folder.with_name(folder.stem + "-safetensors")
+    return (
+        "If you trust it, convert it with torch and diffusers installed: python -c 'from diffusers import "
+        f'StableDiffusionPipeline as P; P.{load}("{folder}").save_pretrained("{out}", safe_serialization=True)\'.'
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      PriorError: if it cannot be read or is no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PriorError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise PriorError(f"{path} must hold a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _weight_file(folder: Path, stem: str) -> str | None:
+    """The file to read: whole, else in pieces (their index), else in half precision."""
+    names = (f"{stem}.safetensors", f"{stem}.safetensors.index.json", f"{stem}.fp16.safetensors")
+    return next((name for name in names if (folder / name).is_file()), None)
+
+
+def _weight_files(folder: Path, stem: str) -> list[Path]:
+    name = _weight_file(folder, stem)
+    if name is None:
+        raise PriorError(f"{folder} has no {stem}.safetensors")
+    if not name.endswith(".json"):
+        return [folder / name]
+    pieces = read_json(folder / name).get("weight_map")
+    if not isinstance(pieces, dict) or not all(isinstance(v, str) and Path(v).name == v for v in pieces.values()):
+        raise PriorError(f"{folder / name}: weight_map must map names of arrays to files beside it")
+    files = [folder / piece for piece in sorted(set(pieces.values()))]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise PriorError(f"{folder / name} lists {len(files)} files, of which are missing: {', '.join(absent)}")
+    return files
+
+
+def _stored_arrays(path: Path) -> dict[str, StoredArray]:
+    """The arrays of one file, from its header."""
+    try:
+        with safe_open(path, "np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            kinds = {name: view.get_dtype() for name, view in slices.items()}
+            found = {name: StoredArray(path, name, tuple(view.get_shape())) for name, view in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise PriorError(
+            f"{path} ({path.stat().st_size} bytes) is damaged or cut off, download it again: {error}"
+        ) from error
+    odd = [f"{name} ({kind})" for name, kind in kinds.items() if kind not in _DTYPES and "position_ids" not in name]
+    if odd:
+        raise PriorError(f"{path}: arrays must be one of {', '.join(_DTYPES)}, found {_some(odd)}")
+    return found
+
+
+def check_weights(
+    folder: Path,
+    shapes: Mapping[str, Shape],
+    *,
+    rename: Callable[[str], str] = lambda name: name,
+    ignored: Collection[str] = (),
+) -> CheckedWeights:
+    """Check that a network's files hold exactly what it needs, from their headers alone.
+
+    Args:
+      folder: the network's sub-folder; its name decides how the files are called.
+      shapes: what the network needs; rank-4 shapes are HWIO (in the file: OIHW).
+      rename: from a name in the file to the name that the code knows.
+      ignored: names in the file that hold nothing learned.
+
+    Raises:
+      PriorError: naming missing, unknown, doubled and misshapen arrays.
+    """
+    found: dict[str, StoredArray] = {}
+    problems: dict[str, list[str]] = {"missing": [], "unknown": [], "there twice": [], "of another shape": []}
+    for path in _weight_files(folder, STEMS[folder.name]):
+        for stored_name, array in _stored_arrays(path).items():
+            name = rename(stored_name)
+            if stored_name in ignored:
+                continue
+            if name not in shapes:
+                problems["unknown"].append(stored_name)
+            elif name in found:
+                problems["there twice"].append(f"{found[name].name} and {stored_name}")
+            elif array.shape != file_shape(shapes[name]):
+                problems["of another shape"].append(
+                    f"{stored_name} {list(array.shape)} instead of {list(file_shape(shapes[name]))}"
+                )
+            found[name] = array
+    problems["missing"] = [name for name in shapes if name not in found]
+    text = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
+    if text:
+        raise PriorError(f"the arrays in {folder} do not fit its config.json: {text}")
+    return CheckedWeights(folder, {name: found[name] for name in shapes})
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def file_shape(shape: Shape) -> Shape:
+    """The shape that an array has in the file: convolution kernels OIHW instead of HWIO."""
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+
+
+def read_weights(weights: CheckedWeights, dtype: Any) -> dict[str, Array]:
+    """Read and convert the arrays, one after another; convolution kernels become HWIO.
+
+    Args:
+      weights: from `check_weights`.
+      dtype: of the result.
+    """
+    params: dict[str, Array] = {}
+    for path in sorted({array.path for array in weights.arrays.values()}):
+        with safe_open(path, "np") as file:
+            for name, array in weights.arrays.items():
+                if array.path == path:
+                    value = file.get_tensor(array.name)
+                    value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+                    params[name] = jnp.asarray(np.ascontiguousarray(value.astype(dtype)))
+    return jax.block_until_ready(params)
+
+
+def read_schedule(path: Path) -> Float[np.ndarray, " t"]:
+    """Cumulative alphas of a scheduler_config.json.
+
+    Raises:
+      PriorError: if it asks for anything but scaled-linear betas and the prediction of noise.
+    """
+    config = read_json(path)
+    for key, wanted in (("beta_schedule", "scaled_linear"), ("prediction_type", "epsilon"), ("trained_betas", None)):
+        if config.get(key, wanted) != wanted:
+            raise PriorError(f"{path}: {key} must be {wanted!r}, found {config[key]!r}")
+    try:
+        return scaled_linear_schedule(
+            int(config.get("num_train_timesteps", 1000)), float(config["beta_start"]), float(config["beta_end"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PriorError(f"{path}: no usable beta_start, beta_end and num_train_timesteps ({error})") from error

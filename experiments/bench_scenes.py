@@ -63,14 +63,14 @@ def over_the_image(count: int) -> tuple[Gaussians, Camera]:
     ), camera
 
 
-def yardstick_scene(folder: Path, count: int) -> tuple[Gaussians, Camera]:
+def yardstick_scene(folder: Path, count: int, width: int = WIDTH, height: int = HEIGHT) -> tuple[Gaussians, Camera]:
     """The scene of FOLDER/scene.py, in unconstrained parameters."""
     spec = importlib.util.spec_from_file_location("yardstick_scene", folder / "scene.py")
     if spec is None or spec.loader is None or not (folder / "scene.py").exists():
         raise SystemExit(f"{folder} holds no scene.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    s = module.make(count)
+    s = module.make(count, W=width, H=height, f=FOCAL * width / WIDTH)
     opacity = np.clip(s["opac"][:, 0].astype(np.float64), 1e-6, 1 - 1e-6)
     gaussians = Gaussians(
         *(

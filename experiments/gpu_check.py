@@ -186,7 +186,7 @@ def table(results: dict[str, Any]) -> str:
             ratios = [f"{row[f'ratio_packed_{p}']:.2f}" if f"ratio_packed_{p}" in row else "-" for p in ("off", "on")]
             lines.append(
                 f"| {row['gaussians']} | {row['width']}x{row['height']} | {row['forward_ms_median']:.2f} | "
-                f"{row['forward_backward_ms_median']:.2f} | {row['peak_mib']:.0f} | {' / '.join(cells)} | "
+                f"{row['forward_backward_ms_median']:.2f} | {row['peak_mib'] or 0:.0f} | {' / '.join(cells)} | "
                 f"{' / '.join(ratios)} |"
             )
     return "\n".join(lines)

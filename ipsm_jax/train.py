@@ -27,7 +27,7 @@ from ipsm_jax.config import (
 from ipsm_jax.data.ply import write_gaussians_ply
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.evaluate import evaluate_gaussians, print_metrics
-from ipsm_jax.rasterizer.native import load_library
+from ipsm_jax.rasterizer.native import check_platform, load_library
 from ipsm_jax.render import render_video
 from ipsm_jax.reporting.files import atomic_write, leftovers, write_json
 from ipsm_jax.trained import EXPECTED_ERRORS, limit_note, run_notes
@@ -114,12 +114,10 @@ def check_device() -> None:
     """Refuse at once where training could not run.
 
     Raises:
-      ConfigError: JAX would compute on another device than the CPU, for which there are no kernels.
-      NativeUnavailableError: the native library is missing or does not fit.
+      NativeUnavailableError: the native library is missing, does not fit, or has no kernels for the device that JAX
+        would use.
     """
-    if (device := jax.default_backend()) != "cpu":
-        raise ConfigError(f"training runs on the CPU, but JAX would use the {device}: set JAX_PLATFORMS=cpu")
-    load_library()
+    check_platform(jax.default_backend(), load_library().cuda_architectures)
 
 
 def check_folder(config: TrainConfig) -> None:

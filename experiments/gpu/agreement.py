@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bench_rasterizer import builtin_scene
+from bench_scenes import builtin_scene
 
 from ipsm_jax.rasterizer import render
 from ipsm_jax.scene import Camera, Gaussians
@@ -94,9 +94,14 @@ def main() -> int:
     parser.add_argument("--gaussians", type=int, default=20_000)
     parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
-    gpu = jax.devices("cuda")[0]
+    try:
+        gpu = jax.devices("cuda")[0]
+    except RuntimeError as e:
+        raise SystemExit(
+            f"JAX finds no CUDA device ({e}): install ipsm_jax[cuda13] or [cuda12] on a machine with one"
+        ) from e
     size = (100, 75) if args.small else (504, 378)
-    gaussians, camera = builtin_scene(300 if args.small else args.gaussians, *size)
+    gaussians, camera = builtin_scene(300 if args.small else args.gaussians, width=size[0], height=size[1])
     errors: dict[str, dict[str, float]] = {}
     deterministic = True
     for name, mode in MODES.items():

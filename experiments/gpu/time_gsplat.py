@@ -41,13 +41,13 @@ def main() -> None:
         raise SystemExit("gsplat has no CUDA extension here (it needs nvcc and ninja to compile it)")
     if args.compile_only:
         return
-    from bench_rasterizer import builtin_scene, yardstick_scene
+    from bench_scenes import builtin_scene, yardstick_scene
 
     size = (args.width, args.height)
     if args.yardstick:
         gaussians, camera = yardstick_scene(args.yardstick, args.gaussians, *size)
     else:
-        gaussians, camera = builtin_scene(args.gaussians, *size)
+        gaussians, camera = builtin_scene(args.gaussians, width=args.width, height=args.height)
     logits = np.asarray(gaussians.opacity_logits)
     activated = [
         gaussians.means,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bench_rasterizer import builtin_scene, yardstick_scene
+from bench_scenes import builtin_scene, yardstick_scene
 
 from ipsm_jax.rasterizer import render
 
@@ -47,7 +47,7 @@ def main() -> None:
     if args.yardstick:
         gaussians, camera = yardstick_scene(args.yardstick, args.gaussians, *size)
     else:
-        gaussians, camera = builtin_scene(args.gaussians, *size)
+        gaussians, camera = builtin_scene(args.gaussians, width=args.width, height=args.height)
     pairs = int(render(gaussians, camera).pair_count)
     capacity = pairs + pairs // 4  # as training does: room for what was seen, and a quarter
     shape = (camera.height, camera.width, 3)
@@ -59,7 +59,8 @@ def main() -> None:
         for kind, value in milliseconds(function, gaussians, args.repeats).items():
             row[f"{name}_ms_{kind}"] = round(value, 4)
     statistics = jax.devices()[0].memory_stats() or {}
-    row["peak_mib"] = statistics.get("peak_bytes_in_use", float("nan")) / 2**20
+    peak = statistics.get("peak_bytes_in_use")
+    row["peak_mib"] = None if peak is None else peak / 2**20
     row["device"] = jax.devices()[0].device_kind
     print(json.dumps(row))
 

@@ -31,7 +31,6 @@ struct ImageMemory {
       : color(filled<float>(3 * s.width * s.height, fill)), depth(filled<float>(s.width * s.height, fill)),
         alpha(filled<float>(s.width * s.height, fill)),
         features(filled<float>(static_cast<size_t>(channels) * s.width * s.height, fill)) {}
-  cpu::Residuals residuals() const;
   std::vector<const Array<float> *> all() const { return {&color, &depth, &alpha, &features}; }
 };
 

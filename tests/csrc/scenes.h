@@ -41,7 +41,7 @@ struct Scene {
   Array<float> means, log_scales, quaternions, opacity_logits, sh_dc, sh_rest, offset, features;
   Array<uint8_t> alive;
   Array<float> camera_from_world, intrinsics, background;
-  bool sane = true; // finite and moderate: so must be the images and gradients
+  bool sane = true; // finite and moderate: images and gradients must be finite
 
   Scene(int width, int height, int64_t count, int rest);
   // Everything a gradient exists for.
@@ -53,7 +53,7 @@ float uniform(Random &random); // [0, 1)
 float normal(Random &random);
 float any_float(Random &random); // of random bytes
 
-// One Gaussian per pixel or two around (0, 0, 4) in front of the camera.
+// `count` Gaussians of all opacities around (0, 0, 4), most of them in view.
 Scene random_scene(unsigned seed, int width, int height, int64_t count);
 
 // Every kind of scene in one size of image.

@@ -22,5 +22,6 @@ inline void check(bool holds, const std::string &what) {
 void check_executors();
 void check_rasterizer();
 void check_neighbors();
+void check_training();
 
 } // namespace ipsm::driver

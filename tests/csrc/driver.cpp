@@ -46,6 +46,7 @@ int main() {
   std::printf("instruction set %s\n", level);
   check_executors();
   check_neighbors();
+  check_training();
   check_rasterizer();
   if (failures()) std::printf("%d checks failed\n", failures());
   return failures() ? 1 : 0;

@@ -10,9 +10,7 @@ class PriorError(ValueError):
     """A prior that cannot be used; the message says what was found, where, and what to do about it."""
 
 
-def check_settings(
-    config: Mapping[str, Any], known: Mapping[str, tuple[Any, ...]], read: set[str], where: str
-) -> None:
+def check_settings(config: Mapping[str, Any], known: Mapping[str, tuple[Any, ...]], read: set[str], where: str) -> None:
     """Refuse settings that the network's code does not implement.
 
     Args:

@@ -134,7 +134,10 @@ def check_stable_diffusion(plain: Path, inpainting: Path) -> CheckedPair:
                 f"{folder / 'unet'} wants text states of {config.text_channels} channels, {plain / 'text_encoder'} "
                 f"gives {text_config.channels}"
             )
-    if (unet_config.sample_size, unet_config.text_channels) != (inpaint_config.sample_size, inpaint_config.text_channels):
+    if (unet_config.sample_size, unet_config.text_channels) != (
+        inpaint_config.sample_size,
+        inpaint_config.text_channels,
+    ):
         raise PriorError(f"the U-Nets in {plain} and {inpainting} differ in sample_size or cross_attention_dim")
     if max(tokenizer.ids.values()) >= text_config.vocabulary:
         raise PriorError(

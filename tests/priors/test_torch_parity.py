@@ -245,7 +245,9 @@ def test_tokenizer_on_random_characters(folders):
     theirs = transformers.CLIPTokenizer.from_pretrained(folders[0] / "tokenizer")
     ours = read_tokenizer(folders[0] / "tokenizer")
     rng = np.random.default_rng(0)
-    ranges = np.array([[32, 127], [0xA0, 0x250], [0x370, 0x530], [0x2000, 0x2700], [0x3040, 0x9FFF], [0x1F300, 0x1F64F]])
+    ranges = np.array(
+        [[32, 127], [0xA0, 0x250], [0x370, 0x530], [0x2000, 0x2700], [0x3040, 0x9FFF], [0x1F300, 0x1F64F]]
+    )
     for _ in range(300):
         low, high = ranges[rng.integers(len(ranges), size=12)].T
         text = "".join(map(chr, rng.integers(low, high)))

@@ -89,7 +89,7 @@ def shared(tokenizer):
 def test_files_that_do_not_belong_together(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "tokenizer")
     (copy / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, "q q"]))
-    with pytest.raises(PriorError, match="lacks 1 tokens .* the first is 'qq': the two files do not belong together"):
+    with pytest.raises(PriorError, match=r"lacks 1 tokens .* the first is 'qq': the two files do not belong together"):
         read_tokenizer(copy)
     (copy / "merges.txt").write_text("a b c")
     with pytest.raises(PriorError, match="each line must hold two tokens, found 'a b c'"):

@@ -1,4 +1,4 @@
-"""Our networks against torch's (diffusers, transformers) on one tiny checkpoint of random weights, both reading its files.
+"""Our networks against torch's (diffusers, transformers): both read one tiny checkpoint of random weights.
 
 Errors are relative: largest difference over largest value. float32 on both sides leaves about 1e-6; 1e-5 is asserted.
 """
@@ -228,7 +228,7 @@ STRINGS = [
     "<|endoftext|> inside <|startoftext|>x<|endoftext|>y !<|endoftext|> <|ENDOFTEXT|> <|other|>",
     "under_score __init__ a.b.c/d?e=f&g#h user@example.com \\ | ~ ` ^ {}[]()<>",
     "photo photograph photos are area there where thing things " * 20,
-    "'ſ 'S 'RE \u01c5 Straße K",
+    "'\u017f 'S 'RE \u01c5 Straße K",
 ]
 
 

@@ -67,9 +67,9 @@ def inspect_folder(folder: Path, parts: Collection[str] = WHOLE) -> FolderReport
         for file in EXTRA_FILES.get(part, (f"{part}/config.json",)):
             (present if (folder / file).is_file() else missing).append(file)
         if part in STEMS:
-            file = _weight_file(folder / part, STEMS[part])
-            if file is not None:
-                present.append(f"{part}/{file}")
+            weights = _weight_file(folder / part, STEMS[part])
+            if weights is not None:
+                present.append(f"{part}/{weights}")
                 continue
             missing.append(f"{part}/{STEMS[part]}.safetensors")
             if (folder / part).is_dir():

@@ -10,9 +10,7 @@ class PriorError(ValueError):
     """A prior that cannot be used; the message says what was found, where, and what to do about it."""
 
 
-def check_settings(
-    config: Mapping[str, Any], known: Mapping[str, tuple[Any, ...]], read: set[str], where: str
-) -> None:
+def check_settings(config: Mapping[str, Any], known: Mapping[str, tuple[Any, ...]], read: set[str], where: str) -> None:
     """Refuse settings that the network's code does not implement.
 
     Args:
@@ -57,8 +55,11 @@ def integers(config: Mapping[str, Any], key: str, where: str, count: int | None 
     value = config.get(key)
     if count is not None and isinstance(value, int):
         value = [value] * count
-    valid = isinstance(value, (list, tuple)) and value and all(type(v) is int and v > 0 for v in value)
-    if not valid or (count is not None and len(value) != count):
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != (count or max(len(value), 1))
+        or not all(type(v) is int and v > 0 for v in value)
+    ):
         many = "a list" if count is None else f"one integer or a list of {count}"
         raise PriorError(f"{where}: {key} must be {many} of positive integers, found {value!r}")
     return tuple(value)

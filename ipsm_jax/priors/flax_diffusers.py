@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from ipsm_jax.priors.config import PriorError
 from ipsm_jax.priors.diffusion import DiffusionPrior
 from ipsm_jax.priors.layers import Params
+from ipsm_jax.priors.stable_diffusion import Bound
 from ipsm_jax.priors.unet import UNetConfig
 from ipsm_jax.priors.vae import VAEConfig
 
@@ -36,92 +37,79 @@ def with_flax_modules(prior: DiffusionPrior) -> DiffusionPrior:
       prior: from `load_stable_diffusion`.
 
     Raises:
-      PriorError: if diffusers is missing, or the Flax U-Net does not know the structure.
+      PriorError: if diffusers is missing, the prior is of another kind, or the Flax U-Net does not know its structure.
     """
     if any(importlib.util.find_spec(package) is None for package in ("diffusers", "flax")):
         raise PriorError(f"diffusers' Flax modules are not installed; get them with: {REMEDY}")
-    vae_config, configs = prior.encode.config, (prior.predict_noise.config, prior.predict_noise_inpaint.config)  # type: ignore[attr-defined]
+    functions = (prior.encode, prior.predict_noise, prior.predict_noise_inpaint)
+    if not all(isinstance(function, Bound) for function in functions):
+        raise PriorError("only a prior from load_stable_diffusion can be computed by diffusers' Flax modules")
+    vae_config, plain, inpainting = (function.config for function in functions)  # type: ignore[attr-defined]
     dtype = prior.params["unet"]["conv_in.weight"].dtype
-    for config in configs:
+    for config in (plain, inpainting):
         _require_known(config)
-    modules = {"vae": _vae_module(vae_config, dtype)}
-    modules |= {name: _unet_module(c, dtype) for name, c in zip(("unet", "unet_inpaint"), configs, strict=True)}
+    modules = {
+        "unet": _unet_module(plain, dtype),
+        "unet_inpaint": _unet_module(inpainting, dtype),
+        "vae": _vae_module(vae_config, dtype),
+    }
     return dataclasses.replace(
         prior,
         params={name: flax_params(module, prior.params[name]) for name, module in modules.items()},
-        encode=FlaxEncode(vae_config, dtype),
-        decode=FlaxDecode(vae_config, dtype),
-        predict_noise=FlaxPredictNoise(configs[0], dtype),
-        predict_noise_inpaint=FlaxPredictNoiseInpaint(configs[1], dtype),
+        encode=Bound(encode, (vae_config, dtype)),
+        decode=Bound(decode, (vae_config, dtype)),
+        predict_noise=Bound(predict_noise, (plain, dtype)),
+        predict_noise_inpaint=Bound(predict_noise_inpaint, (inpainting, dtype)),
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class FlaxEncode:
-    """(params, images in [0, 1], key or None) -> scaled latents."""
-
-    config: VAEConfig
-    dtype: Any
-
-    def __call__(self, params: Any, images: Float[Array, "b s s 3"], key: Array | None) -> Float[Array, "b h w c"]:
-        module = _vae_module(self.config, self.dtype)
-        inputs = (2.0 * images - 1.0).transpose(0, 3, 1, 2)
-        posterior = module.apply({"params": params["vae"]}, inputs, method=module.encode).latent_dist
-        latents = posterior.mean.astype(jnp.float32)
-        if key is not None:
-            latents = latents + posterior.std.astype(jnp.float32) * jax.random.normal(key, latents.shape)
-        return self.config.scaling * latents
+def encode(
+    config: tuple[VAEConfig, Any], params: Any, images: Float[Array, "b s s 3"], key: Array | None
+) -> Float[Array, "b h w c"]:
+    """`DiffusionPrior.encode`."""
+    module = _vae_module(*config)
+    inputs = (2.0 * images - 1.0).transpose(0, 3, 1, 2)
+    posterior = module.apply({"params": params["vae"]}, inputs, method=module.encode).latent_dist
+    latents = posterior.mean.astype(jnp.float32)
+    if key is not None:
+        latents = latents + posterior.std.astype(jnp.float32) * jax.random.normal(key, latents.shape)
+    return config[0].scaling * latents
 
 
-@dataclasses.dataclass(frozen=True)
-class FlaxDecode:
-    """(params, scaled latents) -> images in [0, 1]."""
-
-    config: VAEConfig
-    dtype: Any
-
-    def __call__(self, params: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b s s 3"]:
-        module = _vae_module(self.config, self.dtype)
-        inputs = (latents / self.config.scaling).transpose(0, 3, 1, 2)
-        pictures = module.apply({"params": params["vae"]}, inputs, method=module.decode).sample
-        return jnp.clip(0.5 * pictures.transpose(0, 2, 3, 1).astype(jnp.float32) + 0.5, 0.0, 1.0)
+def decode(config: tuple[VAEConfig, Any], params: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b s s 3"]:
+    """`DiffusionPrior.decode`."""
+    module = _vae_module(*config)
+    inputs = (latents / config[0].scaling).transpose(0, 3, 1, 2)
+    pictures = module.apply({"params": params["vae"]}, inputs, method=module.decode).sample
+    return jnp.clip(0.5 * pictures.transpose(0, 2, 3, 1).astype(jnp.float32) + 0.5, 0.0, 1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class FlaxPredictNoise:
-    """(params, noisy latents, t, text states) -> noise, by the plain model."""
-
-    config: UNetConfig
-    dtype: Any
-
-    def __call__(
-        self, params: Any, noisy: Float[Array, "b h w c"], t: Int[Array, " b"], text: Float[Array, "b n d"]
-    ) -> Float[Array, "b h w c"]:
-        return _noise(self.config, self.dtype, params["unet"], noisy, t, text)
+def predict_noise(
+    config: tuple[UNetConfig, Any],
+    params: Any,
+    noisy: Float[Array, "b h w c"],
+    t: Int[Array, " b"],
+    text: Float[Array, "b n d"],
+) -> Float[Array, "b h w c"]:
+    """`DiffusionPrior.predict_noise`."""
+    return _noise(config, params["unet"], noisy, t, text)
 
 
-@dataclasses.dataclass(frozen=True)
-class FlaxPredictNoiseInpaint:
-    """(params, noisy latents, t, mask, masked latents, text states) -> noise, by the inpainting model."""
-
-    config: UNetConfig
-    dtype: Any
-
-    def __call__(
-        self,
-        params: Any,
-        noisy: Float[Array, "b h w c"],
-        t: Int[Array, " b"],
-        mask: Float[Array, "b h w 1"],
-        masked_latents: Float[Array, "b h w c"],
-        text: Float[Array, "b n d"],
-    ) -> Float[Array, "b h w c"]:
-        inputs = jnp.concatenate([noisy, mask, masked_latents], axis=-1)
-        return _noise(self.config, self.dtype, params["unet_inpaint"], inputs, t, text)
+def predict_noise_inpaint(
+    config: tuple[UNetConfig, Any],
+    params: Any,
+    noisy: Float[Array, "b h w c"],
+    t: Int[Array, " b"],
+    mask: Float[Array, "b h w 1"],
+    masked_latents: Float[Array, "b h w c"],
+    text: Float[Array, "b n d"],
+) -> Float[Array, "b h w c"]:
+    """`DiffusionPrior.predict_noise_inpaint`."""
+    return _noise(config, params["unet_inpaint"], jnp.concatenate([noisy, mask, masked_latents], axis=-1), t, text)
 
 
-def _noise(config: UNetConfig, dtype: Any, params: Any, sample: Array, t: Array, text: Array) -> Array:
-    module = _unet_module(config, dtype)
+def _noise(config: tuple[UNetConfig, Any], params: Any, sample: Array, t: Array, text: Array) -> Array:
+    module = _unet_module(*config)
     noise = module.apply({"params": params}, sample.transpose(0, 3, 1, 2), t, encoder_hidden_states=text).sample
     return noise.transpose(0, 2, 3, 1).astype(jnp.float32)
 

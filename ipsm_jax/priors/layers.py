@@ -56,7 +56,7 @@ def declared_shapes(network: Callable[[Weights], Any]) -> dict[str, Shape]:
 def linear(
     w: Weights, name: str, x: Float[Array, "... i"], out: int, *, bias: bool = True
 ) -> Float[Array, "... {out}"]:
-    """x W^T + b."""
+    """A linear layer, x W^T + b."""
     weight = w(f"{name}.weight", out, x.shape[-1])
     # "highest" matters in float32 alone: tensor cores would round the inputs to 10 bits
     y = lax.dot_general(x.astype(weight.dtype), weight, (((x.ndim - 1,), (1,)), ((), ())), precision="highest")

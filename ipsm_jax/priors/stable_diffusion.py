@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ipsm_jax.priors import clip, vae
-from ipsm_jax.priors.checkpoint import WHOLE, CheckedWeights, check_weights, inspect_folder, read_json
-from ipsm_jax.priors.checkpoint import read_schedule, read_weights, require_folder
+from ipsm_jax.priors.checkpoint import (
+    WHOLE,
+    CheckedWeights,
+    check_weights,
+    inspect_folder,
+    read_json,
+    read_schedule,
+    read_weights,
+    require_folder,
+)
 from ipsm_jax.priors.config import PriorError
 from ipsm_jax.priors.diffusion import DiffusionPrior
 from ipsm_jax.priors.tokenizer import Tokenizer, read_tokenizer
@@ -28,58 +37,52 @@ PLAIN_REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 INPAINTING_REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-inpainting"
 
 
-# The functions of a prior. Frozen dataclasses, so that two priors of one structure share compiled programs.
-
-
 @dataclasses.dataclass(frozen=True)
-class Encode:
-    """(params, images in [0, 1], key or None) -> scaled latents."""
+class Bound:
+    """A function with its configuration, as a prior's function: equal, and compiled once, where both are equal."""
 
-    config: vae.VAEConfig
+    function: Callable[..., Array]
+    config: Any
 
-    def __call__(self, params: Any, images: Float[Array, "b s s 3"], key: Array | None) -> Float[Array, "b h w c"]:
-        return vae.encode(self.config, params["vae"], images, key)
-
-
-@dataclasses.dataclass(frozen=True)
-class Decode:
-    """(params, scaled latents) -> images in [0, 1]."""
-
-    config: vae.VAEConfig
-
-    def __call__(self, params: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b s s 3"]:
-        return vae.decode(self.config, params["vae"], latents)
+    def __call__(self, *args: Any) -> Array:
+        """``function(config, *args)``."""
+        return self.function(self.config, *args)
 
 
-@dataclasses.dataclass(frozen=True)
-class PredictNoise:
-    """(params, noisy latents, t, text states) -> noise, by the plain model."""
-
-    config: UNetConfig
-
-    def __call__(
-        self, params: Any, noisy: Float[Array, "b h w c"], t: Int[Array, " b"], text: Float[Array, "b n d"] | None
-    ) -> Float[Array, "b h w c"]:
-        return unet(self.config, params["unet"], noisy, t, text)
+def encode(
+    config: vae.VAEConfig, params: Any, images: Float[Array, "b s s 3"], key: Array | None
+) -> Float[Array, "b h w c"]:
+    """`DiffusionPrior.encode`."""
+    return vae.encode(config, params["vae"], images, key)
 
 
-@dataclasses.dataclass(frozen=True)
-class PredictNoiseInpaint:
-    """(params, noisy latents, t, mask, masked latents, text states) -> noise, by the inpainting model."""
+def decode(config: vae.VAEConfig, params: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b s s 3"]:
+    """`DiffusionPrior.decode`."""
+    return vae.decode(config, params["vae"], latents)
 
-    config: UNetConfig
 
-    def __call__(
-        self,
-        params: Any,
-        noisy: Float[Array, "b h w c"],
-        t: Int[Array, " b"],
-        mask: Float[Array, "b h w 1"],
-        masked_latents: Float[Array, "b h w c"],
-        text: Float[Array, "b n d"] | None,
-    ) -> Float[Array, "b h w c"]:
-        inputs = jnp.concatenate([noisy, mask, masked_latents], axis=-1)
-        return unet(self.config, params["unet_inpaint"], inputs, t, text)
+def predict_noise(
+    config: UNetConfig,
+    params: Any,
+    noisy: Float[Array, "b h w c"],
+    t: Int[Array, " b"],
+    text: Float[Array, "b n d"] | None,
+) -> Float[Array, "b h w c"]:
+    """`DiffusionPrior.predict_noise`."""
+    return unet(config, params["unet"], noisy, t, text)
+
+
+def predict_noise_inpaint(
+    config: UNetConfig,
+    params: Any,
+    noisy: Float[Array, "b h w c"],
+    t: Int[Array, " b"],
+    mask: Float[Array, "b h w 1"],
+    masked_latents: Float[Array, "b h w c"],
+    text: Float[Array, "b n d"] | None,
+) -> Float[Array, "b h w c"]:
+    """`DiffusionPrior.predict_noise_inpaint`."""
+    return unet(config, params["unet_inpaint"], jnp.concatenate([noisy, mask, masked_latents], axis=-1), t, text)
 
 
 class CheckedPair(NamedTuple):
@@ -134,7 +137,10 @@ def check_stable_diffusion(plain: Path, inpainting: Path) -> CheckedPair:
                 f"{folder / 'unet'} wants text states of {config.text_channels} channels, {plain / 'text_encoder'} "
                 f"gives {text_config.channels}"
             )
-    if (unet_config.sample_size, unet_config.text_channels) != (inpaint_config.sample_size, inpaint_config.text_channels):
+    if (unet_config.sample_size, unet_config.text_channels) != (
+        inpaint_config.sample_size,
+        inpaint_config.text_channels,
+    ):
         raise PriorError(f"the U-Nets in {plain} and {inpainting} differ in sample_size or cross_attention_dim")
     if max(tokenizer.ids.values()) >= text_config.vocabulary:
         raise PriorError(
@@ -190,10 +196,10 @@ def load_stable_diffusion(
         alphas_cumprod=jnp.asarray(pair.alphas_cumprod),
         image_size=size * pair.vae_config.factor,
         latent_shape=(size, size, pair.vae_config.latent_channels),
-        encode=Encode(pair.vae_config),
-        decode=Decode(pair.vae_config),
-        predict_noise=PredictNoise(pair.unet_config),
-        predict_noise_inpaint=PredictNoiseInpaint(pair.inpaint_config),
+        encode=Bound(encode, pair.vae_config),
+        decode=Bound(decode, pair.vae_config),
+        predict_noise=Bound(predict_noise, pair.unet_config),
+        predict_noise_inpaint=Bound(predict_noise_inpaint, pair.inpaint_config),
     )
 
 

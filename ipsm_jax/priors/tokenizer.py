@@ -1,7 +1,7 @@
 """CLIP's byte-pair encoding: text to token ids, with the vocabulary of a checkpoint's tokenizer/ folder.
 
-Text is cleaned, lowercased and cut into words, each word into the characters that stand for its UTF-8 bytes, the last of
-them marked with </w>; then the pair that comes first in merges.txt is joined, until no listed pair is left. Gives
+Text is cleaned, lowercased and cut into words, each word into the characters that stand for its UTF-8 bytes, the last
+of them marked with </w>; then the pair that comes first in merges.txt is joined, until no listed pair is left. Gives
 exactly the ids of transformers' CLIPTokenizer (without ftfy, which repairs wrongly decoded text).
 """
 
@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ class Tokenizer:
                     found.extend(self.ids[piece] for piece in self._pieces(word))
         return found
 
-    def encode(self, text: str, length: int = 77) -> Int[np.ndarray, "{length}"]:
+    def encode(self, text: str, length: int = 77) -> Int[np.ndarray, " n"]:
         """Start token, text, end token, padding; what does not fit into `length` is cut off."""
         row = [self.ids[START], *self.tokens(text)[: length - 2], self.ids[END]]
         return np.array(row + [self.pad] * (length - len(row)), np.int32)
@@ -102,8 +103,7 @@ class Tokenizer:
         pieces = [BYTE_CHARACTERS[byte] for byte in word.encode()]
         pieces[-1] += "</w>"
         while len(pieces) > 1:
-            pairs = list(zip(pieces, pieces[1:], strict=False))
-            best = min(pairs, key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+            best = min(pairwise(pieces), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
             if best not in self.ranks:
                 break
             joined: list[str] = []
@@ -156,4 +156,4 @@ def _padding_token(folder: Path, ids: dict[str, int]) -> str:
     token = token.get("content") if isinstance(token, dict) else token
     if token not in ids:
         raise PriorError(f"{path}: the padding token {token!r} is not in vocab.json")
-    return token
+    return str(token)

@@ -18,8 +18,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ipsm_jax.priors.config import PriorError, check_settings, choices, integer, integers
-from ipsm_jax.priors.layers import Params, Shape, Weights, attention, conv, declared_shapes, group_norm, layer_norm
-from ipsm_jax.priors.layers import linear, resnet, stored, upsample
+from ipsm_jax.priors.layers import (
+    Params,
+    Shape,
+    Weights,
+    attention,
+    conv,
+    declared_shapes,
+    group_norm,
+    layer_norm,
+    linear,
+    resnet,
+    stored,
+    upsample,
+)
 
 DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 UP = ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -232,7 +244,7 @@ def _time_embedding(config: UNetConfig, w: Weights, t: Int[Array, " b"]) -> Floa
 
 def _transformer(config: UNetConfig, w: Weights, name: str, x: Array, text: Array | None, heads: int) -> Array:
     """Self-attention over the pixels, cross-attention to the text, a gated feed-forward layer; each added to x."""
-    batch, height, width, channels = x.shape
+    batch, channels = x.shape[0], x.shape[-1]
     block = f"{name}.transformer_blocks.0"
 
     def project(kind: str, y: Array) -> Array:

@@ -1,7 +1,7 @@
 """The autoencoder of Stable Diffusion: pictures to latents of an eighth of the size, and back (Rombach et al. 2022).
 
-Functions on a flat dict of arrays under the names of diffusers' AutoencoderKL, structure read from config.json. Pictures
-here are in [0, 1], latents are scaled to about unit variance, as the U-Net wants them.
+Functions on a flat dict of arrays under the names of diffusers' AutoencoderKL, structure read from config.json.
+Pictures here are in [0, 1], latents are scaled to about unit variance, as the U-Net wants them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ipsm_jax.priors.config import PriorError, check_settings, choices, integer, integers
-from ipsm_jax.priors.layers import Params, Shape, Weights, attention, conv, declared_shapes, group_norm, linear
-from ipsm_jax.priors.layers import resnet, stored, upsample
+from ipsm_jax.priors.layers import (
+    Params,
+    Shape,
+    Weights,
+    attention,
+    conv,
+    declared_shapes,
+    group_norm,
+    linear,
+    resnet,
+    stored,
+    upsample,
+)
 
 _EPSILON = 1e-6
 

@@ -1,4 +1,4 @@
-"""Our networks against torch's (diffusers, transformers) on one tiny checkpoint of random weights, both reading its files.
+"""Our networks against torch's (diffusers, transformers): both read one tiny checkpoint of random weights.
 
 Errors are relative: largest difference over largest value. float32 on both sides leaves about 1e-6; 1e-5 is asserted.
 """
@@ -228,7 +228,7 @@ STRINGS = [
     "<|endoftext|> inside <|startoftext|>x<|endoftext|>y !<|endoftext|> <|ENDOFTEXT|> <|other|>",
     "under_score __init__ a.b.c/d?e=f&g#h user@example.com \\ | ~ ` ^ {}[]()<>",
     "photo photograph photos are area there where thing things " * 20,
-    "'ſ 'S 'RE \u01c5 Straße K",
+    "'\u017f 'S 'RE \u01c5 Straße K",
 ]
 
 
@@ -245,7 +245,9 @@ def test_tokenizer_on_random_characters(folders):
     theirs = transformers.CLIPTokenizer.from_pretrained(folders[0] / "tokenizer")
     ours = read_tokenizer(folders[0] / "tokenizer")
     rng = np.random.default_rng(0)
-    ranges = np.array([[32, 127], [0xA0, 0x250], [0x370, 0x530], [0x2000, 0x2700], [0x3040, 0x9FFF], [0x1F300, 0x1F64F]])
+    ranges = np.array(
+        [[32, 127], [0xA0, 0x250], [0x370, 0x530], [0x2000, 0x2700], [0x3040, 0x9FFF], [0x1F300, 0x1F64F]]
+    )
     for _ in range(300):
         low, high = ranges[rng.integers(len(ranges), size=12)].T
         text = "".join(map(chr, rng.integers(low, high)))

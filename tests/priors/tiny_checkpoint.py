@@ -71,7 +71,20 @@ SCHEDULER = {
     "num_train_timesteps": 1000,
     "trained_betas": None,
 }
-MERGES = ["t h", "th e</w>", "i n", "in g</w>", "r e", "a t", "a re</w>", "p h", "ph o", "pho t", "phot o</w>", "e r</w>"]
+MERGES = [
+    "t h",
+    "th e</w>",
+    "i n",
+    "in g</w>",
+    "r e",
+    "a t",
+    "a re</w>",
+    "p h",
+    "ph o",
+    "pho t",
+    "phot o</w>",
+    "e r</w>",
+]
 
 
 def random_weights(shapes, seed):

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ipsm_jax.losses.schedule import GuidanceSchedule
+
 INVERSE_OFFSET = 200.0
 """Added to the network's map before it is inverted, so that no pixel dominates."""
 _CONSTANT = 1e-6
@@ -38,6 +40,10 @@ class DepthOptions:
         """Weight of the training view's term in an iteration, counted from 1."""
         late = jnp.asarray(iteration) > self.seen_late_after
         return jnp.where(late, jnp.float32(self.seen_late_weight), jnp.float32(self.seen_weight))
+
+    def weight_of_pseudo(self, iteration: int | Int[Array, ""], schedule: GuidanceSchedule) -> Float[Array, ""]:
+        """Weight of the pseudo view's term with its ramp; 0 when not scheduled."""
+        return jnp.where(schedule.active(iteration), self.pseudo_weight * schedule.ramped(iteration), 0.0)
 
 
 def pearson(x: Float[Array, "*s"], y: Float[Array, "*s"]) -> tuple[Float[Array, ""], Bool[Array, ""]]:

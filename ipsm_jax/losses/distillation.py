@@ -92,10 +92,15 @@ class DistillationOptions:
         """Whether any term asks the inpainting model, which needs the warped photo and its mask."""
         return any(term in _FILL for term in self.terms)
 
-    def weight(self, term: Term, iteration: int | Int[Array, ""]) -> Float[Array, ""]:
-        """Weight of a term in an iteration, counted from 1; 0 where the schedule is not active."""
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weights of the terms, in their order, before any ramp."""
+        return tuple(getattr(self, f"{term}_weight") for term in self.terms)
+
+    def strength(self, term: Term, iteration: int | Int[Array, ""]) -> Float[Array, ""]:
+        """Factor of a term's weight in an iteration, counted from 1: the ramp, 1 for SDS, 0 when not scheduled."""
         ramp = jnp.ones(()) if term == "sds" else self.schedule.ramped(iteration)
-        return jnp.where(self.schedule.active(iteration), ramp * getattr(self, f"{term}_weight"), 0.0)
+        return jnp.where(self.schedule.active(iteration), ramp, 0.0)
 
 
 class DistillationPictures(NamedTuple):
@@ -138,6 +143,7 @@ def distillation_loss(
     warped: Float[Array, "h w 3"] | None,
     known: Bool[Array, "h w"] | None,
     iteration: int | Int[Array, ""],
+    weights: Float[Array, " k"] | None = None,
 ) -> tuple[Float[Array, ""], DistillationInfo]:
     """The terms' sum for one pseudo view, and diagnostics.
 
@@ -149,6 +155,8 @@ def distillation_loss(
       warped: a training photo warped into the view; None will do if no term needs it.
       known: where the warp is to be believed.
       iteration: counted from 1, may be traced.
+      weights: of the terms, in their order, in place of those of the options; may be traced, so that one program can
+        compare several.
 
     Raises:
       ValueError: a term needs the warp, and there is none, or timesteps that the prior does not have.
@@ -183,8 +191,9 @@ def distillation_loss(
 
     omega = _omega(options, prior.alphas_cumprod[timestep])
     losses, norms = [], []
-    for term in options.terms:
-        weight, row = options.weight(term, iteration), rows[term]
+    for k, term in enumerate(options.terms):
+        base = options.weights[k] if weights is None else weights[k]
+        weight, row = base * options.strength(term, iteration), rows[term]
         if term == "sds":
             direction = by_plain[row] - noise
         elif term == "g1":
@@ -246,7 +255,7 @@ def decoded(prior: DiffusionPrior, pictures: DistillationPictures) -> Distillati
 
 
 def resize_image(image: Float[Array, "h w c"], size: int) -> Float[Array, "s s c"]:
-    """Bilinear, between pixel centers and without a low-pass filter, as the published code does it."""
+    """Bilinear between pixel centers, without a low-pass filter: what torch's interpolate does by default."""
     return jax.image.resize(image, (size, size, image.shape[-1]), "linear", antialias=False)
 
 

@@ -147,5 +147,7 @@ def test_weights_and_ramps_at_their_corners():
     active, ramped = jax.jit(schedule.active), jax.jit(schedule.ramped)
     assert [bool(active(i)) for i in iterations] == [False, False, True, True, True, True, False]
     np.testing.assert_allclose([ramped(i) for i in iterations], [0, 0, 1 / 500, 0.5, 1, 1, 1], rtol=1e-6)
+    pseudo = jax.jit(lambda i: DepthOptions().weight_of_pseudo(i, schedule))
+    np.testing.assert_allclose([pseudo(i) for i in iterations], [0, 0, 0.5 / 500, 0.25, 0.5, 0.5, 0], rtol=1e-6)
     with pytest.raises(ValueError, match="ramp >= 1, got -1 and 500"):
         GuidanceSchedule(start=-1)

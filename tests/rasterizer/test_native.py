@@ -88,7 +88,7 @@ def test_handlers_for_cuda_are_there_if_they_were_built():
 def test_lists_that_overflow_are_sorted_again_with_the_same_result(monkeypatch):
     gaussians = some_gaussians(300)
     roomy = jax.value_and_grad(loss)(gaussians)
-    monkeypatch.setattr(native, "_PAIRS_PER_GAUSSIAN", 0)
+    monkeypatch.setattr(native, "_PAIRS_PER_GAUSSIAN_CPU", 0)
     monkeypatch.setattr(native, "_MIN_PAIRS", 7)
     cramped = jax.value_and_grad(loss)(gaussians)
     jax.tree.map(np.testing.assert_array_equal, roomy, cramped)

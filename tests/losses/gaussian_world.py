@@ -28,13 +28,17 @@ KNOWN_PIXELS = jnp.asarray(KNOWN.repeat(FACTOR, 0).repeat(FACTOR, 1))
 exact = functools.partial(gaussian_prior, MEAN, COVARIANCE, negative_mean=NEGATIVE, factor=FACTOR)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def value_and_gradient(key, options, prior, image=IMAGE, iteration=FULL):
+def loss_and_gradient(key, options, prior, image=IMAGE, iteration=FULL):
     def loss(image):
         return distillation_loss(key, options, prior, image, WARPED, KNOWN_PIXELS, iteration)
 
     (value, info), gradient = jax.value_and_grad(loss, has_aux=True)(image)
     return value, info, gradient
+
+
+# Many small programs that run once: compiling them is what takes time.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+value_and_gradient = quick_jit(loss_and_gradient, static_argnums=1)
 
 
 def echo(_params, noisy, *_):

@@ -20,7 +20,9 @@ from gaussian_world import (
     fill_noise,
     given,
     latents,
+    loss_and_gradient,
     plain_noise,
+    quick_jit,
     to_image,
     value_and_gradient,
 )
@@ -92,11 +94,11 @@ def descend(options, start, steps=800, rate=4.0):
 
     def step(carry, index):
         image, key = carry
-        _, _, gradient = value_and_gradient(jax.random.fold_in(key, index), options, prior, image)
+        _, _, gradient = loss_and_gradient(jax.random.fold_in(key, index), options, prior, image)
         image = image - rate * gradient
         return (image, key), image
 
-    run = jax.jit(lambda image: jax.lax.scan(step, (image, jax.random.key(0)), jnp.arange(steps))[1])
+    run = quick_jit(lambda image: jax.lax.scan(step, (image, jax.random.key(0)), jnp.arange(steps))[1])
     return latents(np.mean(run(start)[-steps // 3 :], axis=0))
 
 

@@ -15,6 +15,7 @@ from gaussian_world import (
     PIXELS,
     WARPED,
     echo,
+    quick_jit,
     toy,
     value_and_gradient,
 )
@@ -114,7 +115,7 @@ def test_inside_a_loop_with_a_traced_iteration_behind_a_condition():
         (value, info), gradient = jax.value_and_grad(loss, has_aux=True)(IMAGE, key, iteration)
         return key, (value, info, gradient)
 
-    _, (values, infos, gradients) = jax.jit(lambda k: jax.lax.scan(body, k, jnp.arange(1, 9)))(jax.random.key(1))
+    _, (values, infos, gradients) = quick_jit(lambda k: jax.lax.scan(body, k, jnp.arange(1, 9)))(jax.random.key(1))
     off = np.array([True, True, False, False, False, False, True, True])
     assert np.all((np.asarray(values) == 0) == off)
     assert np.all((np.abs(gradients).max((1, 2, 3)) == 0) == off)
@@ -138,7 +139,7 @@ def test_weightings_side_by_side():
     options, prior = DistillationOptions(), toy()
     key, weights = jax.random.key(2), np.array([[0.2, 2.0], [0.4, 0.0], [0.0, 1.0]], np.float32)
     losses = functools.partial(distillation_loss, key, options, prior, IMAGE, WARPED, KNOWN_PIXELS, FULL)
-    values, infos = jax.jit(jax.vmap(losses))(weights)
+    values, infos = quick_jit(jax.vmap(losses))(weights)
     usual, info, _ = value_and_gradient(key, options, prior)
     np.testing.assert_allclose(values[0], usual, rtol=1e-4)
     np.testing.assert_allclose(infos.losses, np.asarray(info.losses) * weights / weights[0], rtol=1e-4)
@@ -198,8 +199,12 @@ def test_pictures_are_decoded_and_left_out_where_a_model_was_not_asked():
     np.testing.assert_array_equal(pictures.known, KNOWN_PIXELS)
     expected = np.clip(0.5 * (np.asarray(info.pictures.filled) + 1), 0, 1).repeat(FACTOR, 0).repeat(FACTOR, 1)
     np.testing.assert_allclose(pictures.filled, expected, atol=1e-6)
-    alone = distillation_loss(jax.random.key(0), DistillationOptions(("sds",)), prior, IMAGE, None, None, FULL)[1]
-    assert decoded(prior, alone.pictures)._replace(plain=None) == (None, None, None, None)
+    alone = DistillationOptions(("sds",))
+    _, info = jax.eval_shape(lambda: distillation_loss(jax.random.key(0), alone, prior, IMAGE, None, None, FULL))
+    assert info.pictures._replace(plain=None) == (None, None, None, None)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), info) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), no_distillation(alone, prior)[1]
+    )
 
 
 def test_refusals():

@@ -36,7 +36,9 @@ def converging(seed: int = 0, count: int = 3) -> Camera:
     return batch([look_at(turn @ c + shift, turn @ t + shift, up) for c, t in zip(centers, targets, strict=True)])
 
 
-sample_many = jax.jit(jax.vmap(sample_pseudo_view, in_axes=(None, None, 0)))
+sample_many = jax.jit(
+    jax.vmap(sample_pseudo_view, in_axes=(None, None, 0)), compiler_options={"xla_backend_optimization_level": 0}
+)
 
 
 def draws(sampler, count=400, seed=0):

@@ -150,3 +150,20 @@ def test_training_raises_psnr(toy):
     _, last = run(CONFIG, toy.views, state, 3)
     assert float(last.psnr) > float(first.psnr) + 4
     assert float(last.loss) < float(first.loss)
+
+
+def test_on_a_gpu_the_rasterizer_alone_is_native(toy):
+    """What is lowered for CUDA, which needs no GPU: loss and optimizer have no kernels there."""
+    lowered = run.trace(CONFIG, toy.views, toy.states[0], 3).lower(lowering_platforms=("cuda",))
+    called = {name for name in re.findall(r"custom_call @(\w+)", lowered.as_text()) if name.startswith("ipsm")}
+    assert called == {"ipsm_rasterize_forward", "ipsm_rasterize_backward"}
+
+
+def test_the_most_pairs_of_several_iterations_are_told(toy):
+    """Where too little room for them spoils an iteration, this number says how much to make."""
+    state, counts = toy.states[0], []
+    for _ in range(4):
+        state, info = step_once(CONFIG, toy.views, state)
+        counts.append(int(info.pairs))
+    _, info = run(CONFIG, toy.views, toy.states[0], 4)
+    assert int(info.pairs) == max(counts) > 0

@@ -2,7 +2,7 @@
 
 Needs the extra ``diffusers``: diffusers 0.39.0, the last with Flax modules. The checkpoint is read and the prompts are
 encoded as for `stable_diffusion.py`; this module then swaps the functions and brings the arrays into Flax's tree. The
-modules differ from the original torch code, and so from ours, by up to 1e-3 of the noise: they use the tanh
+modules differ from the original torch code, and so from ours, by about 1e-4 of the noise: they use the tanh
 approximation of GELU, and 1e-5 instead of 1e-6 in the transformers' group norms.
 """
 

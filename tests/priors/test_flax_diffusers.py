@@ -58,9 +58,9 @@ def test_noise_differs_by_their_approximations_only(priors):
     mask = (jax.random.uniform(jax.random.key(1), (2, 8, 8, 1)) > 0.5).astype(jnp.float32)
     t = jnp.array([20, 700])
     ours, theirs = (guided_noise(prior, latents, t, 1.0) for prior in priors)
-    assert 1e-6 < relative_error(theirs, ours) < 1e-3
+    assert 1e-6 < relative_error(theirs, ours) < 5e-4
     ours, theirs = (guided_noise_inpaint(prior, latents, t, mask, latents, 1.0) for prior in priors)
-    assert 1e-6 < relative_error(theirs, ours) < 1e-3
+    assert 1e-6 < relative_error(theirs, ours) < 5e-4
 
 
 def test_autoencoder_is_the_same(priors):

@@ -1,9 +1,10 @@
 """Write a tiny Stable Diffusion pair with random weights, in the layout and under the names of the real one.
 
-    python tests/priors/tiny_checkpoint.py FOLDER      writes FOLDER/plain and FOLDER/inpainting (about 1 MB)
+    python tests/priors/tiny_checkpoint.py FOLDER          writes FOLDER/plain and FOLDER/inpainting (1 MB)
+    python tests/priors/tiny_checkpoint.py FOLDER --full   of Stable Diffusion 1.5's own size (4.3 GB, float16)
 
-Needs neither torch nor diffusers. The structure is the real one at another size: images of 16 x 16 pixels, latents of
-8 x 8, text states of 16 channels.
+Needs neither torch nor diffusers. The tiny structure is the real one at another size: images of 16 x 16 pixels, latents
+of 8 x 8, text states of 16 channels.
 """
 
 import json
@@ -63,6 +64,47 @@ TEXT = {
     "num_hidden_layers": 2,
     "vocab_size": 530,
 }
+# The config.json files of Stable Diffusion 1.5, by their published values.
+REAL_UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "_diffusers_version": "0.6.0",
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+}
+REAL_VAE = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "sample_size": 512,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+REAL_TEXT = {
+    "hidden_act": "quick_gelu",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 77,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "vocab_size": 49408,
+}
+
 SCHEDULER = {
     "_class_name": "PNDMScheduler",
     "beta_end": 0.012,
@@ -87,20 +129,20 @@ MERGES = [
 ]
 
 
-def random_weights(shapes, seed):
+def random_weights(shapes, seed, dtype=np.float32):
     """Arrays by name, in the file's layout: norms near one, biases near zero, the rest of variance 1 / inputs."""
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in shapes.items():
         shape = file_shape(shape)
-        values = rng.standard_normal(shape)
+        values = rng.standard_normal(shape, np.float32)
         if "embedding.weight" in name:
             values *= 0.5
         elif len(shape) == 1:
             values = 0.1 * values + (1.0 if name.endswith("weight") else 0.0)
         else:
             values /= np.sqrt(np.prod(shape[1:]))
-        weights[name] = values.astype(np.float32)
+        weights[name] = values.astype(dtype)
     return weights
 
 
@@ -108,7 +150,7 @@ def write_network(folder, config, shapes, seed, dtype=np.float32):
     """One sub-folder: config.json and the weights."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    weights = {name: values.astype(dtype) for name, values in random_weights(shapes, seed).items()}
+    weights = random_weights(shapes, seed, dtype)
     save_file(weights, folder / f"{STEMS[folder.name]}.safetensors", metadata={"format": "pt"})
 
 
@@ -122,25 +164,28 @@ def write_tokenizer(folder):
     (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": END}))
 
 
-def write_pipeline(folder, in_channels, seed, dtype=np.float32):
+def write_pipeline(folder, in_channels, seed, dtype=np.float32, configs=(UNET, VAE, TEXT)):
     """One complete folder; equal seeds give equal text encoders and autoencoders whatever `in_channels` is."""
-    unet = {**UNET, "in_channels": in_channels}
+    unet, vae, text = configs
+    unet = {**unet, "in_channels": in_channels}
     write_network(folder / "unet", unet, unet_shapes(UNetConfig.from_json(unet)), seed + in_channels, dtype)
-    write_network(folder / "vae", VAE, vae_shapes(VAEConfig.from_json(VAE)), seed + 1, dtype)
-    write_network(folder / "text_encoder", TEXT, text_shapes(TextConfig.from_json(TEXT)), seed + 2, dtype)
+    write_network(folder / "vae", vae, vae_shapes(VAEConfig.from_json(vae)), seed + 1, dtype)
+    write_network(folder / "text_encoder", text, text_shapes(TextConfig.from_json(text)), seed + 2, dtype)
     write_tokenizer(folder / "tokenizer")
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2))
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
 
 
-def write_pair(folder, seed=0, dtype=np.float32):
+def write_pair(folder, seed=0, dtype=np.float32, configs=(UNET, VAE, TEXT)):
     """Both folders; returns (plain, inpainting)."""
     plain, inpainting = Path(folder) / "plain", Path(folder) / "inpainting"
-    write_pipeline(plain, 4, seed, dtype)
-    write_pipeline(inpainting, 9, seed, dtype)
+    write_pipeline(plain, 4, seed, dtype, configs)
+    write_pipeline(inpainting, 9, seed, dtype, configs)
     return plain, inpainting
 
 
 if __name__ == "__main__":
-    print(*write_pair(Path(sys.argv[1])), sep="\n")
+    full = "--full" in sys.argv[2:]
+    settings = {"dtype": np.float16, "configs": (REAL_UNET, REAL_VAE, REAL_TEXT)} if full else {}
+    print(*write_pair(Path(sys.argv[1]), **settings), sep="\n")

@@ -1,4 +1,8 @@
-"""Settings for all tests: no silent rank promotion, and a fixed hypothesis profile without wall-clock deadlines."""
+"""Settings for all tests: no silent rank promotion, hypothesis without wall-clock deadlines, bounded memory."""
+
+import ctypes
+import gc
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -7,6 +11,25 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("default")
+
+MEMORY_BYTES = 2 << 30  # above this, compiled programs are dropped between modules
+
+
+def resident_bytes() -> int:
+    """Memory of this process, 0 where the system has no /proc."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * 4096 if statm.exists() else 0
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """A process that has compiled the programs of all modules would hold 4 GB."""
+    if nextitem is not None and nextitem.path == item.path:
+        return
+    if resident_bytes() > MEMORY_BYTES:
+        jax.clear_caches()
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what is freed
+            trim(0)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,10 +115,19 @@ def check_device() -> None:
     """Refuse at once where training could not run.
 
     Raises:
+      ConfigError: JAX finds no device of the kind it was told to use.
       NativeUnavailableError: the native library is missing, does not fit, or has no kernels for the device that JAX
         would use.
     """
-    check_platform(jax.default_backend(), load_library().cuda_architectures)
+    try:
+        device = jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # JAX has an assertion where a plugin is missing
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise ConfigError(
+            f"JAX cannot start on what JAX_PLATFORMS={asked} asks for ({str(error) or 'no such device'}). Unset it, or "
+            'set JAX_PLATFORMS=cpu; for NVIDIA GPUs JAX needs its plugin: pip install "ipsm_jax[cuda13]" (or [cuda12])'
+        ) from error
+    check_platform(device, load_library().cuda_architectures)
 
 
 def check_folder(config: TrainConfig) -> None:

@@ -125,6 +125,16 @@ def test_training_fails_at_once_without_its_kernels(capture, tmp_path, monkeypat
         code, sentence = refusal(command(capture, tmp_path), capsys)
         assert (code, "Or set JAX_PLATFORMS=cpu" in sentence) == (2, True)
 
+    with monkeypatch.context() as patch:
+
+        def no_device():
+            raise AssertionError
+
+        patch.setenv("JAX_PLATFORMS", "cuda")
+        patch.setattr("jax.default_backend", no_device)
+        code, sentence = refusal(command(capture, tmp_path), capsys)
+        assert (code, "JAX_PLATFORMS=cuda asks for (no such device)" in sentence) == (2, True)
+
     def missing():
         raise NativeUnavailableError("not built")
 

@@ -33,19 +33,13 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
                    int64_t height, int64_t footprint, int64_t pair_capacity, int64_t antialiased,
                    int64_t absolute_gradients) {
   return translate_errors(kWho, [&] {
-    const Attributes a{width, height, footprint, pair_capacity, antialiased, absolute_gradients};
-    a.check();
-    BatchShape shape;
-    Operands in(args, shape);
-    const SceneOperands scene(in);
-    in.finish();
-    Results rest(rets, shape);
-    const ForwardResults out(rest, a, scene);
-    rest.finish();
+    const ForwardCall call(args, rets, {width, height, footprint, pair_capacity, antialiased, absolute_gradients});
+    const SceneOperands &scene = call.scene;
+    const ForwardResults &out = call.out;
     XlaExecutor executor(pool);
-    shape.for_each([&](const std::vector<int64_t> &i) {
+    call.shape.for_each([&](const std::vector<int64_t> &i) {
       const cpu::Residuals residuals = residuals_of(out, i, pair_capacity);
-      cpu::forward(view_of(scene, i, a), scene.gaussians(i), scene.count,
+      cpu::forward(view_of(scene, i, call.attributes), scene.gaussians(i), scene.count,
                    {out.color.at(i), out.depth.at(i), out.alpha.at(i), out.features.at(i)}, out.radii.at(i), residuals,
                    executor);
       *out.pair_count.at(i) = residuals.slot_start[scene.count];
@@ -58,21 +52,16 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
                     int64_t height, int64_t footprint, int64_t pair_capacity, int64_t antialiased,
                     int64_t absolute_gradients) {
   return translate_errors(kWho, [&] {
-    const Attributes a{width, height, footprint, pair_capacity, antialiased, absolute_gradients};
-    a.check();
-    BatchShape shape;
-    Operands in(args, shape);
-    const SceneOperands scene(in);
-    const BackwardOperands frame(in, a, scene);
-    in.finish();
-    Results rest(rets, shape);
-    const GradientResults out(rest, scene);
-    rest.finish();
+    const BackwardCall call(args, rets, {width, height, footprint, pair_capacity, antialiased, absolute_gradients});
+    const SceneOperands &scene = call.scene;
+    const BackwardOperands &frame = call.frame;
+    const GradientResults &out = call.out;
     XlaExecutor executor(pool);
-    shape.for_each([&](const std::vector<int64_t> &i) {
+    call.shape.for_each([&](const std::vector<int64_t> &i) {
       CameraGradient camera;
-      cpu::backward(view_of(scene, i, a), scene.gaussians(i), scene.count, frame.images(i), frame.d_images(i),
-                    residuals_of(frame, i, pair_capacity), out.gaussians(i), camera, out.background.at(i), executor);
+      cpu::backward(view_of(scene, i, call.attributes), scene.gaussians(i), scene.count, frame.images(i),
+                    frame.d_images(i), residuals_of(frame, i, pair_capacity), out.gaussians(i), camera,
+                    out.background.at(i), executor);
       float *matrix = out.camera_from_world.at(i);
       for (int r = 0; r < 3; r++) {
         for (int c = 0; c < 3; c++) matrix[4 * r + c] = static_cast<float>(camera.rotation[3 * r + c]);

@@ -79,15 +79,10 @@ ffi::Error forward(cudaStream_t stream, ffi::ScratchAllocator allocator, ffi::Re
                    ffi::RemainingRets rets, int64_t width, int64_t height, int64_t footprint, int64_t pair_capacity,
                    int64_t antialiased, int64_t absolute_gradients) {
   return translate_errors(kWho, [&] {
-    const Attributes a{width, height, footprint, pair_capacity, antialiased, absolute_gradients};
-    a.check();
-    BatchShape shape;
-    Operands in(args, shape);
-    const SceneOperands scene(in);
-    Results rest(rets, shape);
-    const ForwardResults out(rest, a, scene);
+    const ForwardCall call(args, rets, {width, height, footprint, pair_capacity, antialiased, absolute_gradients});
+    const ForwardResults &out = call.out;
     XlaScratch scratch(allocator);
-    cuda::forward(call_of(scene, a, shape),
+    cuda::forward(call_of(call.scene, call.attributes, call.shape),
                   {out.color.data, out.depth.data, out.alpha.data, out.features.data, out.radii.data,
                    out.pair_count.data, reinterpret_cast<Splat *>(out.splats.data), out.slot_start.data,
                    out.tile_start.data, out.tile_processed.data, reinterpret_cast<Pair *>(out.pairs.data)},
@@ -100,17 +95,12 @@ ffi::Error backward(cudaStream_t stream, ffi::ScratchAllocator allocator, ffi::R
                     ffi::RemainingRets rets, int64_t width, int64_t height, int64_t footprint, int64_t pair_capacity,
                     int64_t antialiased, int64_t absolute_gradients) {
   return translate_errors(kWho, [&] {
-    const Attributes a{width, height, footprint, pair_capacity, antialiased, absolute_gradients};
-    a.check();
-    BatchShape shape;
-    Operands in(args, shape);
-    const SceneOperands scene(in);
-    const BackwardOperands frame(in, a, scene);
-    Results rest(rets, shape);
-    const GradientResults out(rest, scene);
+    const BackwardCall call(args, rets, {width, height, footprint, pair_capacity, antialiased, absolute_gradients});
+    const BackwardOperands &frame = call.frame;
+    const GradientResults &out = call.out;
     const auto &g = frame.gradients;
     XlaScratch scratch(allocator);
-    cuda::backward(call_of(scene, a, shape),
+    cuda::backward(call_of(call.scene, call.attributes, call.shape),
                    {strided<float>(frame.color), strided<float>(frame.depth), strided<float>(frame.alpha),
                     strided<float>(frame.features), strided<Splat>(frame.splats, kSplatFloats),
                     strided<int32_t>(frame.slot_start), strided<int32_t>(frame.tile_start),

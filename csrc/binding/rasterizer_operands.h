@@ -10,8 +10,8 @@ struct Attributes {
   int64_t width, height, footprint, pair_capacity, antialiased, absolute_gradients;
 
   int64_t tiles() const { return ((width + kTileSize - 1) / kTileSize) * ((height + kTileSize - 1) / kTileSize); }
-  // Throws std::invalid_argument.
-  void check() const {
+  // Itself. Throws std::invalid_argument.
+  const Attributes &checked() const {
     if (width <= 0 || height <= 0 || width > 1 << 20 || height > 1 << 20)
       throw std::invalid_argument("image size " + std::to_string(width) + " x " + std::to_string(height) +
                                   " is not between 1 and 2^20");
@@ -19,6 +19,7 @@ struct Attributes {
         footprint != static_cast<int64_t>(Footprint::kThreeSigma))
       throw std::invalid_argument("unknown footprint " + std::to_string(footprint));
     if (pair_capacity < 0) throw std::invalid_argument("negative pair_capacity " + std::to_string(pair_capacity));
+    return *this;
   }
 };
 
@@ -167,6 +168,38 @@ struct GradientResults {
   GaussianGradients gaussians(const std::vector<int64_t> &i) const {
     return {means.at(i),   log_scales.at(i), quaternions.at(i), opacity_logits.at(i), sh_dc.at(i),
             sh_rest.at(i), offset.at(i),     features.at(i),    absolute.at(i)};
+  }
+};
+
+// A whole call of either direction: attributes, operands and results, checked, none missing and none left over.
+struct ForwardCall {
+  Attributes attributes;
+  BatchShape shape;
+  Operands in;
+  SceneOperands scene;
+  Results rest;
+  ForwardResults out;
+
+  ForwardCall(ffi::RemainingArgs args, ffi::RemainingRets rets, const Attributes &a)
+      : attributes(a.checked()), in(args, shape), scene(in), rest(rets, shape), out(rest, a, scene) {
+    in.finish();
+    rest.finish();
+  }
+};
+
+struct BackwardCall {
+  Attributes attributes;
+  BatchShape shape;
+  Operands in;
+  SceneOperands scene;
+  BackwardOperands frame;
+  Results rest;
+  GradientResults out;
+
+  BackwardCall(ffi::RemainingArgs args, ffi::RemainingRets rets, const Attributes &a)
+      : attributes(a.checked()), in(args, shape), scene(in), frame(in, a, scene), rest(rets, shape), out(rest, scene) {
+    in.finish();
+    rest.finish();
   }
 };
 

@@ -19,74 +19,51 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench_scenes import builtin_scene
+from check_gradients import TOLERANCE, Mode, inputs_of, native_images
 
-from ipsm_jax.rasterizer import render
-from ipsm_jax.scene import Camera, Gaussians
-
-TOLERANCE = 1e-4
-MODES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "3sigma": {"footprint": "3sigma"},
-    "antialiased": {"antialiased": True},
-    "features": {"channels": 5},
-    "many features": {"channels": 37},
-    "absolute": {"absolute": True},
-    "everything": {"channels": 3, "antialiased": True, "absolute": True, "footprint": "3sigma"},
-    "batch": {"batch": 3},
+MODES = {
+    "plain": Mode(),
+    "3sigma": Mode(footprint="3sigma"),
+    "antialiased": Mode(antialiased=True),
+    "features": Mode(channels=5),
+    "many features": Mode(channels=37),
+    "absolute": Mode(absolute=True),
+    "everything": Mode(channels=3, antialiased=True, absolute=True, footprint="3sigma"),
+    "batch": Mode(),
 }
+IMAGES = ("color", "depth", "alpha", "features")
 
 
-def inputs_of(gaussians: Gaussians, camera: Camera, channels: int, batch: int) -> dict[str, np.ndarray]:
-    """Everything that has a gradient, by name; `batch` > 0 puts so many moved cameras first."""
-    rng = np.random.default_rng(7)
-    n = gaussians.capacity
-    named = {name: np.asarray(value) for name, value in gaussians._asdict().items()}
-    pose = np.asarray(camera.camera_from_world)
-    if batch:
-        pose = np.repeat(pose[None], batch, 0)
-        pose[:, :3, 3] += 0.1 * rng.standard_normal((batch, 3)).astype(np.float32)
-    return named | {
-        "camera_from_world": pose,
-        "intrinsics": np.asarray(camera.intrinsics),
-        "background": np.float32([0.2, 0.4, 0.7]),
-        "mean2d_offset": np.zeros((n, 2), np.float32),
-        "mean2d_absolute": np.zeros((n, 2), np.float32),
-        "features": rng.standard_normal((n, channels)).astype(np.float32),
-    }
+def moved_cameras(pose: np.ndarray, count: int) -> np.ndarray:
+    """(count, 4, 4): `pose` from places near by."""
+    poses = np.repeat(pose[None], count, 0)
+    poses[:, :3, 3] += 0.1 * np.random.default_rng(7).standard_normal((count, 3)).astype(np.float32)
+    return poses
 
 
-def images_and_gradients(x: dict[str, Any], size: tuple[int, int], mode: dict[str, Any]) -> tuple[Any, Any]:
-    """Images, and gradients of their product with fixed random numbers."""
+def images_and_gradients(x: dict[str, Any], size: tuple[int, int], mode: Mode) -> tuple[Any, Any]:
+    """Images by name, and gradients of their product with fixed random numbers; a batch if there are several poses."""
 
-    def images(x: dict[str, Any]) -> tuple[Any, ...]:
-        def one(pose: Any) -> tuple[Any, ...]:
-            result = render(
-                Gaussians(*(x[name] for name in Gaussians._fields)),
-                Camera(pose, x["intrinsics"], *size),
-                background=x["background"],
-                mean2d_offset=x["mean2d_offset"],
-                mean2d_absolute=x["mean2d_absolute"] if mode.get("absolute") else None,
-                features=x["features"],
-                footprint=mode.get("footprint", "exact"),
-                antialiased=mode.get("antialiased", False),
-            )
-            return result.color, result.depth, result.alpha, result.features
+    def images(x: dict[str, Any]) -> dict[str, Any]:
+        def one(pose: Any) -> dict[str, Any]:
+            every = native_images(x | {"camera_from_world": pose}, size, mode)
+            return {name: every[name] for name in IMAGES}
 
-        return jax.vmap(one)(x["camera_from_world"]) if mode.get("batch") else one(x["camera_from_world"])
+        pose = x["camera_from_world"]
+        return jax.vmap(one)(pose) if pose.ndim == 3 else one(pose)
 
     values, pull_back = jax.vjp(images, x)
     rng = np.random.default_rng(1)
-    cotangents = tuple(jnp.asarray(rng.standard_normal(v.shape), jnp.float32) for v in values)
+    cotangents = {name: jnp.asarray(rng.standard_normal(v.shape), jnp.float32) for name, v in values.items()}
     return values, pull_back(cotangents)[0]
 
 
-def on(device: jax.Device, x: dict[str, Any], size: tuple[int, int], mode: dict[str, Any]) -> dict[str, np.ndarray]:
+def on(device: jax.Device, x: dict[str, Any], size: tuple[int, int], mode: Mode) -> dict[str, np.ndarray]:
     """Results by name, computed on `device`."""
     with jax.default_device(device):
         run = jax.jit(lambda x: images_and_gradients(x, size, mode))
         values, gradients = jax.tree.map(np.asarray, run(jax.device_put(x, device)))
-    named = dict(zip(("color", "depth", "alpha", "feature image"), values, strict=True))
-    return named | {f"d/d {name}": value for name, value in gradients.items()}
+    return values | {f"d/d {name}": value for name, value in gradients.items()}
 
 
 def main() -> int:
@@ -105,7 +82,9 @@ def main() -> int:
     errors: dict[str, dict[str, float]] = {}
     deterministic = True
     for name, mode in MODES.items():
-        x = inputs_of(gaussians, camera, mode.get("channels", 0), mode.get("batch", 0))
+        x = inputs_of(gaussians, camera, mode)
+        if name == "batch":
+            x["camera_from_world"] = moved_cameras(x["camera_from_world"], 3)
         ours = on(gpu, x, size, mode)
         if args.small:
             continue

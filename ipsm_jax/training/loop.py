@@ -81,11 +81,11 @@ def train(
         count = _next_event(config, iteration, limit=pace) - iteration
         started = time.perf_counter()
         run = _run_steps_again if overflow_spoils() else _run_steps
-        before, room = state, max(room, default_pair_capacity(state.gaussians.capacity))
         (state, info), room = fit_pairs(
-            partial(run, config.optimization, views, before, count), lambda result: result[1].pairs, room
+            partial(run, config.optimization, views, state, count),
+            lambda result: result[1].pairs,
+            max(room, default_pair_capacity(state.gaussians.capacity)),
         )
-        del before
         loss, psnr = float(info.loss), float(info.psnr)  # waits for the device
         seconds = time.perf_counter() - started
         pace = max(1, min(MAX_STEPS_PER_CALL, 2 * pace, int(SECONDS_PER_CALL * count / seconds)))

@@ -4,10 +4,11 @@ Nothing else in the package reads the command line of `train`.
 """
 
 from ipsm_jax.config.command_line import parse_command_line, preset_for_scene
+from ipsm_jax.config.errors import ConfigError
 from ipsm_jax.config.file import check_resumable, from_json, load_config, to_json
+from ipsm_jax.config.regularization import DepthConfig, GeometryConfig, GuidanceConfig, PseudoViewConfig
 from ipsm_jax.config.settings import (
     PRESETS,
-    ConfigError,
     DataConfig,
     DensityConfig,
     InitConfig,
@@ -21,9 +22,13 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DensityConfig",
+    "DepthConfig",
+    "GeometryConfig",
+    "GuidanceConfig",
     "InitConfig",
     "OptimizationConfig",
     "OutputConfig",
+    "PseudoViewConfig",
     "TrainConfig",
     "check_resumable",
     "from_json",

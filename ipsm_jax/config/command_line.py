@@ -8,8 +8,9 @@ from pathlib import Path
 
 import tyro
 
+from ipsm_jax.config.errors import ConfigError
 from ipsm_jax.config.file import load_config
-from ipsm_jax.config.settings import PRESETS, ConfigError, DataConfig, OutputConfig, PresetName, TrainConfig
+from ipsm_jax.config.settings import PRESETS, DataConfig, OutputConfig, PresetName, TrainConfig
 from ipsm_jax.data.splits import is_dtu_scan
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from ipsm_jax.config.settings import ConfigError, OutputConfig, TrainConfig
+from ipsm_jax.config.errors import ConfigError
+from ipsm_jax.config.settings import OutputConfig, TrainConfig
 
 
 def to_json(config: TrainConfig) -> bytes:

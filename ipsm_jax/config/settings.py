@@ -12,16 +12,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from ipsm_jax.config.errors import require
+from ipsm_jax.config.regularization import DepthConfig, GeometryConfig, GuidanceConfig, PseudoViewConfig
+
 PresetName = Literal["llff", "dtu", "demo"]
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message says which, what was found and what is possible."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +34,8 @@ class DataConfig:
     """Rule that divides the photos into training and test views; 'auto' follows the layout of the scene."""
 
     def __post_init__(self) -> None:
-        _require(self.views is None or self.views >= 1, f"--views must be at least 1 or None, got {self.views}")
-        _require(self.downscale >= 1, f"--downscale must be at least 1, got {self.downscale}")
+        require(self.views is None or self.views >= 1, f"--views must be at least 1 or None, got {self.views}")
+        require(self.downscale >= 1, f"--downscale must be at least 1, got {self.downscale}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +82,15 @@ class OptimizationConfig:
     is native code in any case."""
 
     def __post_init__(self) -> None:
-        _require(self.iterations >= 1, f"--iterations must be at least 1, got {self.iterations}")
-        _require(0 <= self.ssim_weight <= 1, f"--ssim-weight must lie in [0, 1], got {self.ssim_weight}")
-        _require(0 <= self.sh_degree <= 3, f"--sh-degree must be 0, 1, 2 or 3, got {self.sh_degree}")
-        _require(self.sh_degree_interval >= 1, f"--sh-degree-interval must be >= 1, got {self.sh_degree_interval}")
+        require(self.iterations >= 1, f"--iterations must be at least 1, got {self.iterations}")
+        require(0 <= self.ssim_weight <= 1, f"--ssim-weight must lie in [0, 1], got {self.ssim_weight}")
+        require(0 <= self.sh_degree <= 3, f"--sh-degree must be 0, 1, 2 or 3, got {self.sh_degree}")
+        require(self.sh_degree_interval >= 1, f"--sh-degree-interval must be >= 1, got {self.sh_degree_interval}")
         for field in dataclasses.fields(self):
             if "_lr" in field.name:
                 value, flag = getattr(self, field.name), field.name.replace("_", "-")
-                _require(value > 0, f"--{flag} must be positive, got {value}")
-        _require(
+                require(value > 0, f"--{flag} must be positive, got {value}")
+        require(
             all(0 <= channel <= 1 for channel in self.background),
             f"--background takes three numbers in [0, 1], got {self.background}",
         )
@@ -144,14 +138,14 @@ class DensityConfig:
     def __post_init__(self) -> None:
         for name in ("density_interval", "density_from", "prune_interval", "capacity"):
             value = getattr(self, name)
-            _require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
+            require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
         for name in ("opacity_reset_at", "opacity_reset_interval", "prune_from", "unpool_until"):
             value = getattr(self, name)
-            _require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
+            require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
         for name in ("prune_opacity", "opacity_reset_value"):
             value = getattr(self, name)
-            _require(0 < value < 1, f"--{name.replace('_', '-')} must lie between 0 and 1, got {value}")
-        _require(
+            require(0 < value < 1, f"--{name.replace('_', '-')} must lie between 0 and 1, got {value}")
+        require(
             self.max_gaussians is None or self.max_gaussians >= 4,
             f"--max-gaussians must be at least 4 or None, got {self.max_gaussians}",
         )
@@ -173,6 +167,8 @@ class OutputConfig:
     """Iterations between two evaluations of the test views while training; 0 = at the end only."""
     log_every: int = 100
     """Iterations between two lines of log.jsonl."""
+    diagnostics_every: int = 500
+    """Iterations between two pictures of a pseudo view and what the priors make of it; 0 = none."""
     evaluate: bool = True
     """At the end render the test views, measure them and write a report."""
     video: bool = True
@@ -183,9 +179,11 @@ class OutputConfig:
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "log_every", "video_frames"):
             value = getattr(self, name)
-            _require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        _require(self.eval_every >= 0, f"--eval-every must not be negative, got {self.eval_every}")
-        _require(
+            require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        for name in ("eval_every", "diagnostics_every"):
+            value = getattr(self, name)
+            require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
+        require(
             re.fullmatch(r"[\w.+-]*", self.name) is not None and not self.name.startswith("."),
             f"--name may hold letters, digits and . _ + - and not start with a dot, got {self.name!r}",
         )
@@ -204,10 +202,36 @@ class TrainConfig:
     init: InitConfig = InitConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     density: DensityConfig = DensityConfig()
+    pseudo: PseudoViewConfig = dataclasses.field(default_factory=PseudoViewConfig)
+    guidance: GuidanceConfig = dataclasses.field(default_factory=GuidanceConfig)
+    depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
+    geometry: GeometryConfig = dataclasses.field(default_factory=GeometryConfig)
     output: OutputConfig = OutputConfig()
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**31, f"--seed must be a number from 0 to 2147483647, got {self.seed}")
+        require(0 <= self.seed < 2**31, f"--seed must be a number from 0 to 2147483647, got {self.seed}")
+        first = self.pseudo.pseudo_from + 1
+        require(
+            not self.wants_pseudo_views or first <= self.optimization.iterations,
+            f"pseudo views ({' and '.join(self.asking_for_pseudo_views)}) begin with iteration {first}, and "
+            f"training ends after {self.optimization.iterations}: lower --pseudo-from (and --pseudo-until), or raise "
+            "--iterations",
+        )
+
+    @property
+    def asking_for_pseudo_views(self) -> tuple[str, ...]:
+        """Flags of the terms that are switched on and act on pseudo views."""
+        asked = {
+            "--guidance": self.guidance.guidance != "none",
+            "--geometry": self.geometry.geometry,
+            "--depth network": self.depth.depth == "network",
+        }
+        return tuple(flag for flag, wanted in asked.items() if wanted)
+
+    @property
+    def wants_pseudo_views(self) -> bool:
+        """Whether any term acts on pseudo views."""
+        return bool(self.asking_for_pseudo_views)
 
     @property
     def folder(self) -> Path:
@@ -223,11 +247,17 @@ PRESETS: dict[str, TrainConfig] = {
         data=DataConfig(downscale=4),
         optimization=OptimizationConfig(ssim_weight=0.6, zero_dark_background=True),
         density=DensityConfig(opacity_reset_value=0.05, opacity_reset_interval=1000),
+        pseudo=PseudoViewConfig(pseudo_views="dtu"),
+        depth=DepthConfig(seen_depth_late_weight=0.005, pseudo_depth_weight=0.05),
+        geometry=GeometryConfig(geometry_weight=0.2),
     ),
     "demo": TrainConfig(
         preset="demo",
         data=DataConfig(scene="demo", downscale=1),
         optimization=OptimizationConfig(iterations=2000),
         density=DensityConfig(opacity_reset_at=0),
+        # A fifth of the published run, and so is its schedule.
+        pseudo=PseudoViewConfig(pseudo_from=400, pseudo_until=1900, pseudo_ramp=100, pseudo_list=2000),
+        depth=DepthConfig(seen_depth_late_after=1900),
     ),
 }

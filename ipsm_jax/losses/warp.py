@@ -12,6 +12,7 @@ like, and the warp must not be bent to make it so.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -22,7 +23,19 @@ from ipsm_jax.scene.camera import Camera, invert_rigid
 
 GUIDANCE_THRESHOLD = 0.3
 GEOMETRY_THRESHOLD = 0.1
-GEOMETRY_WEIGHT = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GeometryOptions:
+    """How strongly pseudo views are asked for consistency with the warped photos, and where.
+
+    Attributes:
+      weight: of `geometry_loss`.
+      threshold: pixels whose normalized depths differ by this or more do not count.
+    """
+
+    weight: float = 2.0
+    threshold: float = GEOMETRY_THRESHOLD
 
 
 class Warp(NamedTuple):

@@ -1,4 +1,5 @@
-"""One training iteration as a pure function, and many of them in one program (METHOD section 3).
+"""One training iteration as a pure function, and many of them in one program (METHOD section 3; what steers it beyond
+the photos is in `regularization`).
 
 Iterations count from 1: the iteration that follows a state is number state.step + 1. Everything that depends on it
 (view, learning rate, SH degree) is traced, so one compiled program serves the whole run until the capacity changes.
@@ -6,22 +7,32 @@ Iterations count from 1: the iteration that follows a state is number state.step
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from ipsm_jax.config import OptimizationConfig
 from ipsm_jax.losses.photometric import PhotometricTarget, compare_with_view
 from ipsm_jax.rasterizer import render
+from ipsm_jax.rasterizer.rendering import Rendering
 from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import Gaussians
 from ipsm_jax.training.optimizer import apply_gradient, learning_rates
+from ipsm_jax.training.regularization import (
+    PseudoViewPictures,
+    Regularization,
+    draw_pseudo_view,
+    pseudo_view_terms,
+    seen_depth_term,
+)
 from ipsm_jax.training.state import DensityStatistics, TrainState
 
 VIEW_STREAM = 0
-"""Folded into the state's key where views are shuffled; density control has another number."""
+"""Folded into the state's key where views are shuffled; density control, pseudo views and distillation have others."""
 
 
 class TrainingViews(NamedTuple):
@@ -42,14 +53,17 @@ class StepInfo(NamedTuple):
     """What one iteration had to do with its training view, or several with theirs.
 
     Attributes:
-      loss: or the mean of several.
+      loss: all that was minimized, or the mean of several iterations.
       psnr: in dB, or the mean of several.
-      pairs: (Gaussian, tile) pairs that the rendering took, or the most that any took.
+      pairs: (Gaussian, tile) pairs that a rendering took, the most that any took.
+      terms: weighted parts of the loss by name, "photometric" and `Regularization.terms`, or their means; pseudo views'
+        terms are 0 in iterations without one.
     """
 
     loss: Float[Array, ""]
     psnr: Float[Array, ""]
     pairs: Int[Array, ""]
+    terms: dict[str, Float[Array, ""]]
 
 
 def view_of_step(key: Key[Array, ""], step: Int[Array, ""], views: int) -> Int[Array, ""]:
@@ -63,47 +77,84 @@ def sh_degree_of_step(config: OptimizationConfig, step: Int[Array, ""]) -> Int[A
     return jnp.minimum((step + 1) // config.sh_degree_interval, config.sh_degree)
 
 
-PHASES = ("view", "render", "loss", "optimizer", "statistics")
+def training_renderer(
+    config: OptimizationConfig, state: TrainState, pair_capacity: int | None = None
+) -> Callable[..., Rendering]:
+    """(gaussians, camera, mean2d_offset=None) -> rendering, as the iteration after `state` draws."""
+
+    def draw(gaussians: Gaussians, camera: Camera, mean2d_offset: Float[Array, "n 2"] | None = None) -> Rendering:
+        return render(
+            gaussians,
+            camera,
+            alive=state.alive,
+            background=jnp.array(config.background, jnp.float32),
+            sh_degree=sh_degree_of_step(config, state.step),
+            mean2d_offset=mean2d_offset,
+            pair_capacity=pair_capacity,
+            backend=config.backend,
+        )
+
+    return draw
+
+
+def total(terms: dict[str, Float[Array, ""]]) -> Float[Array, ""]:
+    """Their sum."""
+    return jnp.sum(jnp.stack(list(terms.values())))
+
+
+PHASES = ("view", "render", "loss", "pseudo_view", "optimizer", "statistics")
 """Scopes in a step's compiled program, which profilers show."""
 
 
 def train_step(
-    config: OptimizationConfig, views: TrainingViews, state: TrainState, pair_capacity: int | None = None
+    config: OptimizationConfig,
+    views: TrainingViews,
+    state: TrainState,
+    pair_capacity: int | None = None,
+    regularization: Regularization | None = None,
 ) -> tuple[TrainState, StepInfo]:
     """One iteration: render a training view, compare, move the Gaussians, add to the statistics.
+
+    With terms that act on pseudo views, one of these is rendered too, in the iterations that are scheduled for it,
+    behind a condition: the others pay nothing. Under `vmap` that holds only if all states share one iteration that is
+    not mapped over (`in_axes` None for `TrainState.step`); a mapped condition becomes a choice between both branches.
 
     Args:
       config: static.
       views: training views; arrays, may be mapped over (scenes of one size).
       state: may be mapped over (seeds).
+      pair_capacity: static; room for (Gaussian, tile) pairs, see `rasterizer.render`.
+      regularization: what there is beyond the photometric loss.
     """
+    iteration = state.step + 1
     with jax.named_scope("view"):
         index = view_of_step(state.key, state.step, views.targets.image.shape[0])
         camera = views.cameras[index]
-    degree = sh_degree_of_step(config, state.step)
+    draw = training_renderer(config, state, pair_capacity)
 
-    def loss_of(gaussians: Gaussians, mean2d_offset: Float[Array, "n 2"]) -> tuple[Array, tuple[Array, ...]]:
+    def loss_of(gaussians: Gaussians, mean2d_offset: Float[Array, "n 2"]) -> tuple[Array, tuple[Any, ...]]:
         with jax.named_scope("render"):
-            rendering = render(
-                gaussians,
-                camera,
-                alive=state.alive,
-                background=jnp.array(config.background, jnp.float32),
-                sh_degree=degree,
-                mean2d_offset=mean2d_offset,
-                backend=config.backend,
-            )
+            rendering = draw(gaussians, camera, mean2d_offset)
         with jax.named_scope("loss"):
-            loss, mean_square = compare_with_view(
+            photometric, mean_square = compare_with_view(
                 rendering.color, views.targets, index, config.ssim_weight, backend=config.backend
             )
-        return loss, (rendering.radii, mean_square, rendering.pair_count)
+            terms = {"photometric": photometric}
+            if regularization is not None and regularization.depth is not None:
+                terms["seen_depth"] = seen_depth_term(regularization, rendering.depth, index, iteration)
+        return total(terms), (terms, rendering.radii, mean_square, rendering.pair_count)
 
     no_offset = jnp.zeros((state.gaussians.capacity, 2))
-    (loss, (radii, mean_square, pairs)), (gradient, mean2d_gradient) = jax.value_and_grad(
+    (_, (terms, radii, mean_square, pairs)), (gradient, mean2d_gradient) = jax.value_and_grad(
         loss_of, argnums=(0, 1), has_aux=True
     )(state.gaussians, no_offset)
 
+    if regularization is not None and regularization.pseudo_terms:
+        with jax.named_scope("pseudo_view"):
+            gradient, pseudo_terms, pseudo_pairs = _add_pseudo_view(
+                regularization, views, state, iteration, draw, gradient
+            )
+        terms, pairs = terms | pseudo_terms, jnp.maximum(pairs, pseudo_pairs)
     with jax.named_scope("optimizer"):
         rates = learning_rates(config, views.extent, state.step)
         gaussians, moments = apply_gradient(
@@ -111,8 +162,58 @@ def train_step(
         )
     with jax.named_scope("statistics"):
         statistics = add_to_statistics(state.statistics, mean2d_gradient, radii, camera.width, camera.height)
-    new_state = state._replace(gaussians=gaussians, moments=moments, statistics=statistics, step=state.step + 1)
-    return new_state, StepInfo(loss, -10 * jnp.log10(jnp.maximum(mean_square, 1e-10)), pairs)
+    new_state = state._replace(gaussians=gaussians, moments=moments, statistics=statistics, step=iteration)
+    psnr = -10 * jnp.log10(jnp.maximum(mean_square, 1e-10))
+    return new_state, StepInfo(total(terms), psnr, pairs, terms)
+
+
+def _add_pseudo_view(
+    regularization: Regularization,
+    views: TrainingViews,
+    state: TrainState,
+    iteration: Int[Array, ""],
+    draw: Callable[..., Rendering],
+    gradient: Gaussians,
+) -> tuple[Gaussians, dict[str, Array], Int[Array, ""]]:
+    """The gradient with that of the pseudo view's terms added, these terms, and the most pairs of a rendering."""
+
+    def with_pseudo_view(gradient: Gaussians) -> tuple[Gaussians, dict[str, Array], Array]:
+        def loss_of(gaussians: Gaussians) -> tuple[Array, tuple[dict[str, Array], Array]]:
+            terms, _, pairs = look_at_pseudo_view(regularization, views, state, iteration, draw, gaussians)
+            return total(terms), (terms, pairs)
+
+        more, (terms, pairs) = jax.grad(loss_of, has_aux=True)(state.gaussians)
+        return jax.tree.map(jnp.add, gradient, more), terms, pairs
+
+    def without(gradient: Gaussians) -> tuple[Gaussians, dict[str, Array], Array]:
+        return gradient, {name: jnp.zeros(()) for name in regularization.pseudo_terms}, jnp.zeros((), jnp.int32)
+
+    return lax.cond(regularization.schedule.active(iteration), with_pseudo_view, without, gradient)
+
+
+def look_at_pseudo_view(
+    regularization: Regularization,
+    views: TrainingViews,
+    state: TrainState,
+    iteration: Int[Array, ""],
+    draw: Callable[..., Rendering],
+    gaussians: Gaussians,
+) -> tuple[dict[str, Float[Array, ""]], PseudoViewPictures, Int[Array, ""]]:
+    """Terms of an iteration's pseudo view, pictures, and the most pairs that one of the renderings took.
+
+    Args:
+      draw: (gaussians, camera) -> rendering.
+      gaussians: the state's, as an argument so that they can be differentiated; the reference view's depth is not.
+    """
+    view = draw_pseudo_view(regularization, views.cameras, state.key, iteration)
+    rendering = draw(gaussians, view.camera)
+    pairs, reference, depth = rendering.pair_count, views.cameras[view.reference], None
+    if regularization.needs_warp:
+        rendered = draw(lax.stop_gradient(gaussians), reference)
+        depth, pairs = rendered.depth, jnp.maximum(pairs, rendered.pair_count)
+    photo = views.targets.image[view.reference]
+    terms, pictures = pseudo_view_terms(regularization, view, rendering, photo, reference, depth)
+    return terms, pictures, pairs
 
 
 def add_to_statistics(
@@ -140,6 +241,7 @@ def run_steps(
     state: TrainState,
     count: int | Int[Array, ""],
     pair_capacity: int | None = None,
+    regularization: Regularization | None = None,
 ) -> tuple[TrainState, StepInfo]:
     """`count` iterations in one program; the info holds the means over them, NaN if any loss was, and the most pairs.
 
@@ -147,11 +249,11 @@ def run_steps(
     """
 
     def body(_: Array, carry: tuple[TrainState, StepInfo]) -> tuple[TrainState, StepInfo]:
-        state, total = carry
-        state, info = train_step(config, views, state, pair_capacity)
-        most = jnp.maximum(total.pairs, info.pairs)
-        return state, StepInfo(total.loss + info.loss, total.psnr + info.psnr, most)
+        state, sums = carry
+        state, info = train_step(config, views, state, pair_capacity, regularization)
+        return state, jax.tree.map(jnp.add, sums, info)._replace(pairs=jnp.maximum(sums.pairs, info.pairs))
 
-    zero = StepInfo(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
-    state, total = jax.lax.fori_loop(0, count, body, (state, zero))
-    return state, total._replace(loss=total.loss / jnp.maximum(count, 1), psnr=total.psnr / jnp.maximum(count, 1))
+    names = ("photometric", *(() if regularization is None else regularization.terms))
+    zero = StepInfo(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32), {name: jnp.zeros(()) for name in names})
+    state, sums = lax.fori_loop(0, count, body, (state, zero))
+    return state, jax.tree.map(lambda a: a / jnp.maximum(count, 1), sums)._replace(pairs=sums.pairs)

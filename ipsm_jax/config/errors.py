@@ -1,0 +1,13 @@
+"""What is raised for settings that cannot be used."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says which, what was found and what is possible."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError with this message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)

@@ -1,0 +1,147 @@
+"""Settings of what steers training beyond the photos: depth, geometry and diffusion priors (METHOD sections 4 to 7)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from ipsm_jax.config.errors import require
+
+Guidance = Literal["none", "sds", "g1", "ipsm"]
+DepthSource = Literal["none", "network", "maps", "exact"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PseudoViewConfig:
+    """Views that nobody photographed, for guidance, geometry and depth networks (METHOD section 5)."""
+
+    pseudo_views: Literal["auto", "llff", "dtu", "around"] = "auto"
+    """Where they are drawn: 'llff' (forward facing, needs depth bounds), 'dtu' (all cameras look at one point),
+    'around' each training camera, for anything else; 'auto' is llff where the scene suits it, else around."""
+    pseudo_from: int = 2000
+    """One pseudo view in each iteration after this one ..."""
+    pseudo_until: int = 9500
+    """... and before this one."""
+    pseudo_ramp: int = 500
+    """Iterations over which the weights of the pseudo views' depth, G1 and G2 grow from 0 to their full value."""
+    pseudo_list: int = 10_000
+    """The spread of pseudo views is taken from a list of this length, in random order; 0 = drawn uniformly."""
+
+    def __post_init__(self) -> None:
+        require(self.pseudo_from >= 0, f"--pseudo-from must not be negative, got {self.pseudo_from}")
+        require(
+            self.pseudo_until > self.pseudo_from + 1,
+            f"--pseudo-until must be at least --pseudo-from + 2, got {self.pseudo_until} and {self.pseudo_from}",
+        )
+        require(self.pseudo_ramp >= 1, f"--pseudo-ramp must be at least 1, got {self.pseudo_ramp}")
+        require(self.pseudo_list >= 0, f"--pseudo-list must not be negative, got {self.pseudo_list}")
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceConfig:
+    """Score distillation from a diffusion prior (METHOD section 7)."""
+
+    guidance: Guidance = "none"
+    """Score distillation on pseudo views: 'sds'; 'ipsm' (inline prior from warped photos: G1 + G2); 'g1' alone;
+    'none'."""
+    prior_path: Path | None = None
+    """Folder of the diffusion models; default: $IPSM_JAX_PRIORS, ./priors, the Hugging Face cache."""
+    prior_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """What the diffusion models' weights are kept and multiplied in."""
+    prompt: str = ""
+    """What the photos show, in words."""
+    caption_file: Path | None = None
+    """Text file to take the prompt from: one caption, or a line for each scene (the published blip_rst.txt)."""
+    prompt_suffix: str = ", realistic, 8k"
+    """Added to the prompt."""
+    negative_prompt: str = "blurry, unrealistic"
+    """Text that classifier-free guidance moves away from."""
+    sds_weight: float = 2.0
+    """Weight of SDS."""
+    g1_weight: float = 0.2
+    """Weight of IPSM's G1, times the ramp."""
+    g2_weight: float = 2.0
+    """Weight of IPSM's G2, times the ramp."""
+    g2_sign: Literal["published", "paper"] = "published"
+    """Direction of G2: as in the published configuration, or the opposite, the paper's equation 12."""
+    guidance_scale: float = 7.5
+    """Scale of classifier-free guidance of the plain model."""
+    inpaint_guidance_scale: float = 7.5
+    """Scale of classifier-free guidance of the inpainting model."""
+    first_timestep: int = 250
+    """Lowest timestep of the diffusion, of 1000."""
+    last_timestep: int = 749
+    """Highest timestep of the diffusion, of 1000."""
+    timestep_weighting: Literal["alpha", "noise", "constant"] = "alpha"
+    """Weight of a timestep: its cumulative alpha (published), 1 - alpha, or 1."""
+    encode: Literal["per_term", "shared"] = "per_term"
+    """Encode the render once for each term, each with its own posterior sample (published), or once for all."""
+    guidance_threshold: float = 0.3
+    """Warped pixels whose normalized depths differ by this or more are left to the inpainting model."""
+
+    def __post_init__(self) -> None:
+        for name in ("sds_weight", "g1_weight", "g2_weight"):
+            value = getattr(self, name)
+            require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
+        require(
+            0 <= self.first_timestep <= self.last_timestep <= 999,
+            f"timesteps need 0 <= --first-timestep <= --last-timestep <= 999, got {self.first_timestep} and "
+            f"{self.last_timestep}",
+        )
+        require(
+            not (self.prompt and self.caption_file),
+            f"give either --prompt {self.prompt!r} or --caption-file {self.caption_file}, not both",
+        )
+        _require_threshold("guidance", self.guidance_threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthConfig:
+    """Depth regularization by correlation (METHOD section 4)."""
+
+    depth: DepthSource = "none"
+    """What rendered depth is compared with: 'network' (monocular, on training and pseudo views), 'maps' (files for the
+    training views), 'exact' (the scene's own depth, where it has one: for experiments), 'none'."""
+    depth_path: Path | None = None
+    """Folder of the depth network (default: $IPSM_JAX_PRIORS, ./priors, the Hugging Face cache) or of the maps, one
+    .npy or .png named like each photo, 0 where the depth is not known."""
+    maps_hold: Literal["depth", "inverse"] = "depth"
+    """What maps hold: camera z, or inverse depth (disparity, as networks give it); of any scale."""
+    seen_depth_weight: float = 0.05
+    """Weight of the depth of training views."""
+    seen_depth_late_weight: float = 0.001
+    """The same after --seen-depth-late-after."""
+    seen_depth_late_after: int = 9500
+    """Last iteration with the first weight."""
+    pseudo_depth_weight: float = 0.5
+    """Weight of the depth of pseudo views, times the ramp; needs a network."""
+
+    def __post_init__(self) -> None:
+        for name in ("seen_depth_weight", "seen_depth_late_weight", "pseudo_depth_weight", "seen_depth_late_after"):
+            value = getattr(self, name)
+            require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
+        require(
+            self.depth != "maps" or self.depth_path is not None,
+            "--depth maps needs --depth-path: the folder with a map for each training photo",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GeometryConfig:
+    """Consistency of pseudo views with photos warped into them (METHOD section 6)."""
+
+    geometry: bool = False
+    """Ask pseudo views to look like the photos warped into them."""
+    geometry_weight: float = 2.0
+    """Weight of geometry consistency."""
+    geometry_threshold: float = 0.1
+    """Warped pixels whose normalized depths differ by this or more do not count."""
+
+    def __post_init__(self) -> None:
+        require(self.geometry_weight >= 0, f"--geometry-weight must not be negative, got {self.geometry_weight}")
+        _require_threshold("geometry", self.geometry_threshold)
+
+
+def _require_threshold(name: str, value: float) -> None:
+    require(value > 0, f"--{name}-threshold must be positive, got {value}")

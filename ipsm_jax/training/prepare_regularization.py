@@ -1,0 +1,169 @@
+"""From settings to the `Regularization` of a run: reads weights, captions and depth maps, and says what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ipsm_jax.config import ConfigError, DepthConfig, GuidanceConfig, TrainConfig
+from ipsm_jax.data.captions import read_caption
+from ipsm_jax.data.depth_maps import read_depth_maps
+from ipsm_jax.data.scene import Scene
+from ipsm_jax.losses.depth import DepthOptions
+from ipsm_jax.losses.distillation import DistillationOptions, Term
+from ipsm_jax.losses.schedule import GuidanceSchedule
+from ipsm_jax.losses.warp import GeometryOptions
+from ipsm_jax.priors.depth import DepthPrior, depth_map
+from ipsm_jax.priors.diffusion import DiffusionPrior
+from ipsm_jax.priors.locate import find_depth_network, find_stable_diffusion
+from ipsm_jax.priors.monodepth import load_depth_network
+from ipsm_jax.priors.stable_diffusion import load_stable_diffusion
+from ipsm_jax.scene.camera import Camera
+from ipsm_jax.scene.pseudo_views import PseudoViewSampler, choose_pseudo_views, pseudo_view_sampler
+from ipsm_jax.training.regularization import DepthMaps, Regularization
+
+TERMS: dict[str, tuple[Term, ...]] = {"sds": ("sds",), "g1": ("g1",), "ipsm": ("g1", "g2")}
+"""Terms of distillation by the name of the guidance."""
+
+
+def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str], None]) -> Regularization | None:
+    """What the settings ask for beyond the photometric loss, ready to train with; None if that is nothing.
+
+    Args:
+      config: settings.
+      scene: its training views are looked at, and nothing else of it.
+      say: is told what was found where, and what takes time.
+
+    Raises:
+      ConfigError: settings that the scene cannot serve, or guidance without a prompt.
+      PriorError: weights that are missing, incomplete or not known.
+      DataError: captions or depth maps that are missing or do not fit.
+    """
+    if not config.wants_pseudo_views and config.depth.depth == "none":
+        return None
+    # What fails quickly comes first.
+    sampler = _sampler(config, scene) if config.wants_pseudo_views else None
+    prompt = prompt_of(config.guidance, scene.name) if config.guidance.guidance != "none" else ""
+    network, maps = _depth(config.depth, scene, say)
+    return Regularization(
+        sampler=sampler,
+        diffusion=_diffusion(config.guidance, prompt, say) if config.guidance.guidance != "none" else None,
+        depth_network=network,
+        depth_maps=maps,
+        schedule=schedule_of(config),
+        distillation=distillation_options(config),
+        depth=None if maps is None else depth_options(config.depth),
+        geometry=GeometryOptions(config.geometry.geometry_weight, config.geometry.geometry_threshold)
+        if config.geometry.geometry
+        else None,
+        guidance_threshold=config.guidance.guidance_threshold,
+    )
+
+
+def schedule_of(config: TrainConfig) -> GuidanceSchedule:
+    """In which iterations there is a pseudo view."""
+    return GuidanceSchedule(config.pseudo.pseudo_from, config.pseudo.pseudo_until, config.pseudo.pseudo_ramp)
+
+
+def distillation_options(config: TrainConfig) -> DistillationOptions | None:
+    """Options of the distillation that the settings ask for."""
+    guidance = config.guidance
+    if guidance.guidance == "none":
+        return None
+    return DistillationOptions(
+        terms=TERMS[guidance.guidance],
+        sds_weight=guidance.sds_weight,
+        g1_weight=guidance.g1_weight,
+        g2_weight=guidance.g2_weight,
+        g2_sign=guidance.g2_sign,
+        guidance_scale=guidance.guidance_scale,
+        inpaint_guidance_scale=guidance.inpaint_guidance_scale,
+        first_timestep=guidance.first_timestep,
+        last_timestep=guidance.last_timestep,
+        weighting=guidance.timestep_weighting,
+        encode=guidance.encode,
+        schedule=schedule_of(config),
+    )
+
+
+def depth_options(config: DepthConfig) -> DepthOptions:
+    """Options of the depth terms that the settings ask for."""
+    measured = config.depth == "exact" or (config.depth == "maps" and config.maps_hold == "depth")
+    return DepthOptions(
+        config.seen_depth_weight,
+        config.seen_depth_late_weight,
+        config.seen_depth_late_after,
+        config.pseudo_depth_weight,
+        "depth" if measured else "inverse",
+    )
+
+
+def prompt_of(config: GuidanceConfig, scene_name: str) -> str:
+    """The caption with its suffix.
+
+    Raises:
+      ConfigError: there is no caption.
+      DataError: the caption file cannot be read, or has none for this scene.
+    """
+    caption = config.prompt
+    if not caption and config.caption_file is not None:
+        caption = read_caption(config.caption_file, scene_name)
+    if not caption:
+        raise ConfigError(
+            f"--guidance {config.guidance} needs to know what the photos show: --prompt 'a fern in front of a wall', or "
+            "--caption-file FILE"
+        )
+    return caption + config.prompt_suffix
+
+
+def _sampler(config: TrainConfig, scene: Scene) -> PseudoViewSampler:
+    cameras, bounds = _training_cameras(scene), None if scene.bounds is None else scene.bounds[list(scene.train)]
+    kind = config.pseudo.pseudo_views
+    if kind == "auto":
+        kind = choose_pseudo_views(cameras, bounds)
+    try:
+        return pseudo_view_sampler(cameras, bounds, kind, list_length=config.pseudo.pseudo_list)
+    except ValueError as error:
+        raise ConfigError(f"scene {scene.name}, --pseudo-views {config.pseudo.pseudo_views}: {error}") from error
+
+
+def _training_cameras(scene: Scene) -> Camera:
+    train, cameras = list(scene.train), scene.cameras
+    return Camera(cameras.camera_from_world[train], cameras.intrinsics[train], cameras.width, cameras.height)
+
+
+def _diffusion(config: GuidanceConfig, prompt: str, say: Callable[[str], None]) -> DiffusionPrior:
+    plain, inpainting = find_stable_diffusion(config.prior_path)
+    say(f"reading diffusion models: plain {plain}, inpainting {inpainting}; prompt: {prompt!r}")
+    return load_stable_diffusion(plain, inpainting, prompt, config.negative_prompt, jnp.dtype(config.prior_dtype))
+
+
+def _depth(
+    config: DepthConfig, scene: Scene, say: Callable[[str], None]
+) -> tuple[DepthPrior | None, DepthMaps | None]:
+    """The network, if there is one, and the maps of the training views, if there are any."""
+    if config.depth == "none":
+        return None, None
+    train = list(scene.train)
+    if config.depth == "network":
+        folder: Path = find_depth_network(config.depth_path)
+        say(f"reading the depth network {folder}, and looking at {len(train)} photos with it")
+        network = load_depth_network(folder)
+        look = jax.jit(depth_map)
+        seen = jnp.stack([look(network, jnp.asarray(scene.images[i], jnp.float32) / 255) for i in train])
+        return network, DepthMaps(seen, jnp.isfinite(seen))
+    if config.depth == "maps":
+        assert config.depth_path is not None  # the settings see to that
+        names = [scene.names[i] for i in train]
+        values = read_depth_maps(config.depth_path, names, scene.width, scene.height)
+        say(f"depth maps of {len(train)} training views from {config.depth_path}, known at {np.mean(values != 0):.0%}")
+    elif scene.depths is None:
+        raise ConfigError(f"--depth exact: scene {scene.name} in {scene.path} has no exact depth (the demo has)")
+    else:
+        values = scene.depths[train]
+        say(f"depth regularization by the exact depth of {len(train)} training views: for experiments")
+    return None, DepthMaps(jnp.asarray(values, jnp.float32), jnp.asarray(values != 0))

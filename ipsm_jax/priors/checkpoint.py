@@ -7,6 +7,7 @@ exactly the arrays that the network's structure asks for. Pickles (.bin, .ckpt, 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,9 +96,7 @@ def require_folder(folder: Path, parts: Collection[str], repository: str) -> Non
     report = inspect_folder(folder, parts)
     if not report.missing:
         return
-    files = [f for part in parts for f in EXTRA_FILES.get(part, (f"{part}/config.json",))]
-    files += [f"{part}/{STEMS[part]}.safetensors" for part in parts if part in STEMS]
-    get = f"Get it with: hf download {repository} {' '.join(files)} --local-dir {folder}"
+    get = f"Get it with: {download_command(repository, needed_files(parts), folder)}"
     if not folder.is_dir():
         raise PriorError(f"there is no folder {folder}. {get}")
     found = ", ".join(report.present) or "nothing of it"
@@ -105,6 +104,17 @@ def require_folder(folder: Path, parts: Collection[str], repository: str) -> Non
     if report.pickles:
         text += f" {', '.join(report.pickles)}: a pickle can run code when opened, and is not read. {_convert(folder)}"
     raise PriorError(f"{text} {get}")
+
+
+def needed_files(parts: Collection[str]) -> list[str]:
+    """The files of the given parts, relative, weights whole and in full precision."""
+    files = [file for part in parts for file in EXTRA_FILES.get(part, (f"{part}/config.json",))]
+    return files + [f"{part}/{STEMS[part]}.safetensors" for part in parts if part in STEMS]
+
+
+def download_command(repository: str, files: Collection[str], folder: Path) -> str:
+    """What to type to get these files of a repository on Hugging Face and no others, pickles least of all."""
+    return f"hf download {repository} {' '.join(files)} --local-dir {shlex.quote(str(folder))}"
 
 
 def _convert(folder: Path) -> str:

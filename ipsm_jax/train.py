@@ -30,6 +30,7 @@ from ipsm_jax.data.scene import Scene
 from ipsm_jax.evaluate import evaluate_gaussians, print_metrics
 from ipsm_jax.rasterizer.native import check_platform, load_library
 from ipsm_jax.render import render_video
+from ipsm_jax.reporting.diagnostics import pseudo_view_viewer
 from ipsm_jax.reporting.files import atomic_write, leftovers, write_json
 from ipsm_jax.trained import EXPECTED_ERRORS, limit_note, run_notes
 from ipsm_jax.training.checkpoint import FOLDER as CHECKPOINTS
@@ -37,6 +38,7 @@ from ipsm_jax.training.checkpoint import describe, list_checkpoints, load_run
 from ipsm_jax.training.environment import describe_environment, enable_compilation_cache
 from ipsm_jax.training.interrupt import StopRequest
 from ipsm_jax.training.loop import Interrupted, TrainingError, train
+from ipsm_jax.training.prepare_regularization import prepare_regularization
 from ipsm_jax.training.progress import ProgressDisplay
 from ipsm_jax.training.recorder import Recorder, read_log, truncate_log
 from ipsm_jax.training.score import score_test_views
@@ -89,6 +91,7 @@ def run(config: TrainConfig) -> Path:
     if config.output.eval_every and not scene.test:
         raise ConfigError(f"scene {scene.name} has no test views to measure: leave --eval-every away")
     views = training_views(config, scene)
+    regularization = prepare_regularization(config, scene, lambda sentence: _say(console, sentence))
     if resume:
         _, state = load_run(folder)
         _say(console, f"resuming {folder} after iteration {int(state.step)}")
@@ -103,8 +106,16 @@ def run(config: TrainConfig) -> Path:
         ProgressDisplay(int(state.step), config.optimization.iterations, config.output.log_every, console) as display,
         StopRequest() as stop_requested,
     ):
-        recorder = Recorder(folder, config, display, lambda now: score_test_views(config.optimization, scene, now))
-        state = train(config, views, state, recorder, stop_requested)
+        recorder = Recorder(
+            folder,
+            config,
+            display,
+            lambda now: score_test_views(config.optimization, scene, now),
+            None
+            if regularization is None
+            else pseudo_view_viewer(config.optimization, [scene.names[i] for i in scene.train], views, regularization),
+        )
+        state = train(config, views, state, recorder, stop_requested, regularization)
     if stop_requested():  # during the last iterations: what follows them takes minutes too
         raise Interrupted(int(state.step))
     finish(config, scene, state, console)

@@ -19,6 +19,7 @@ from ipsm_jax.data.load import load_scene
 from ipsm_jax.data.ply import read_gaussians_ply
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.metrics import LpipsUnavailableError
+from ipsm_jax.priors.config import PriorError
 from ipsm_jax.rasterizer import NativeUnavailableError
 from ipsm_jax.rasterizer.render import Backend
 from ipsm_jax.reporting.video import VideoError
@@ -34,8 +35,8 @@ class CommandError(ValueError):
 
 # What a command answers with one sentence; anything else is a defect and deserves its traceback.
 EXPECTED_ERRORS = (
-    CommandError, DataError, ConfigError, CheckpointError, LpipsUnavailableError, NativeUnavailableError, VideoError,
-    OSError,
+    CommandError, DataError, ConfigError, CheckpointError, LpipsUnavailableError, NativeUnavailableError, PriorError,
+    VideoError, OSError,
 )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol
 
 import jax
@@ -19,6 +18,7 @@ from ipsm_jax.config import TrainConfig
 from ipsm_jax.rasterizer.native import default_pair_capacity
 from ipsm_jax.rasterizer.pairs import fit_pairs, overflow_spoils
 from ipsm_jax.training.density import DensityInfo, densify, is_due, reset_is_due, reset_opacity
+from ipsm_jax.training.regularization import Regularization
 from ipsm_jax.training.state import TrainState
 from ipsm_jax.training.step import TrainingViews, run_steps
 
@@ -47,8 +47,10 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 class Observer(Protocol):
     """What is told about a training; see `recorder.Recorder`."""
 
-    def advanced(self, iteration: int, count: int, loss: float, psnr: float, gaussians: int) -> None:
-        """`count` iterations were done, up to `iteration`; loss and training PSNR (dB) are means over them."""
+    def advanced(
+        self, iteration: int, count: int, loss: float, psnr: float, gaussians: int, terms: dict[str, float]
+    ) -> None:
+        """`count` iterations were done, up to `iteration`; loss, its terms and training PSNR (dB) are their means."""
 
     def densified(self, iteration: int, info: DensityInfo, capacity: int) -> None:
         """Density control followed `iteration`; `capacity` slots are there now."""
@@ -59,6 +61,9 @@ class Observer(Protocol):
     def evaluate(self, state: TrainState) -> None:
         """Measure the test views."""
 
+    def diagnose(self, state: TrainState) -> None:
+        """Look at the pseudo view of the next iteration; asked only where there is one."""
+
 
 def train(
     config: TrainConfig,
@@ -66,8 +71,11 @@ def train(
     state: TrainState,
     observer: Observer,
     stop_requested: Callable[[], bool] = lambda: False,
+    regularization: Regularization | None = None,
 ) -> TrainState:
     """Train from `state`, whose buffers are given up, to `config.optimization.iterations`.
+
+    What there is beyond the photometric loss is the regularization's; see `prepare_regularization`.
 
     Raises:
       TrainingError: the loss is not a number, or no Gaussian is left.
@@ -82,18 +90,22 @@ def train(
         started = time.perf_counter()
         run = _run_steps_again if overflow_spoils() else _run_steps
         (state, info), room = fit_pairs(
-            partial(run, config.optimization, views, state, count),
+            lambda capacity, run=run, state=state, count=count: run(
+                config.optimization, views, state, count, capacity, regularization
+            ),
             lambda result: result[1].pairs,
             max(room, default_pair_capacity(state.gaussians.capacity)),
         )
         loss, psnr = float(info.loss), float(info.psnr)  # waits for the device
+        terms = {name: float(value) for name, value in info.terms.items()}
         seconds = time.perf_counter() - started
         pace = max(1, min(MAX_STEPS_PER_CALL, 2 * pace, int(SECONDS_PER_CALL * count / seconds)))
         iteration += count
         if not math.isfinite(loss):
+            broken = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
             raise TrainingError(
-                f"the loss is not a number between iterations {iteration - count + 1} and {iteration}. Lower learning "
-                "rates may help; checkpoints saved before are intact"
+                f"the loss ({broken}) is not a number between iterations {iteration - count + 1} and {iteration}. "
+                "Lower learning rates may help; checkpoints saved before are intact"
             )
 
         # Before density control: Gaussians that it has just made, and nothing has trained yet, spoil the picture.
@@ -109,7 +121,9 @@ def train(
         if reset_is_due(config.density, iteration):
             state = _reset_opacity(config.density.opacity_reset_value, state)
 
-        observer.advanced(iteration, count, loss, psnr, alive)
+        observer.advanced(iteration, count, loss, psnr, alive, terms)
+        if _diagnosis_is_due(config, regularization, iteration):
+            observer.diagnose(state)
         stopping = stop_requested()
         if stopping or iteration == last or iteration % config.output.checkpoint_every == 0:
             observer.save(state)
@@ -121,7 +135,9 @@ def train(
 def _next_event(config: TrainConfig, iteration: int, limit: int) -> int:
     """The first iteration after this one that something follows, at most `limit` later."""
     last = config.optimization.iterations
-    intervals = [n for n in (config.output.checkpoint_every, config.output.log_every, config.output.eval_every) if n]
+    output = config.output
+    wanted = (output.checkpoint_every, output.log_every, output.eval_every, output.diagnostics_every)
+    intervals = [n for n in wanted if n]
 
     def is_event(i: int) -> bool:
         return (
@@ -132,3 +148,11 @@ def _next_event(config: TrainConfig, iteration: int, limit: int) -> int:
         )
 
     return next(i for i in range(iteration + 1, last + 1) if is_event(i))
+
+
+def _diagnosis_is_due(config: TrainConfig, regularization: Regularization | None, iteration: int) -> bool:
+    """Whether to look at a pseudo view after this iteration: every so often, if the next one has one."""
+    every, last = config.output.diagnostics_every, config.optimization.iterations
+    if regularization is None or not regularization.pseudo_terms or not every or iteration == last:
+        return False
+    return iteration % every == 0 and bool(regularization.schedule.active(iteration + 1))

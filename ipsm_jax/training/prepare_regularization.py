@@ -114,8 +114,8 @@ def prompt_of(config: GuidanceConfig, scene_name: str) -> str:
         caption = read_caption(config.caption_file, scene_name)
     if not caption:
         raise ConfigError(
-            f"--guidance {config.guidance} needs to know what the photos show: --prompt 'a fern in front of a wall', or "
-            "--caption-file FILE"
+            f"--guidance {config.guidance} needs to know what the photos show: --prompt 'a fern in front of a wall', "
+            "or --caption-file FILE"
         )
     return caption + config.prompt_suffix
 
@@ -142,9 +142,7 @@ def _diffusion(config: GuidanceConfig, prompt: str, say: Callable[[str], None]) 
     return load_stable_diffusion(plain, inpainting, prompt, config.negative_prompt, jnp.dtype(config.prior_dtype))
 
 
-def _depth(
-    config: DepthConfig, scene: Scene, say: Callable[[str], None]
-) -> tuple[DepthPrior | None, DepthMaps | None]:
+def _depth(config: DepthConfig, scene: Scene, say: Callable[[str], None]) -> tuple[DepthPrior | None, DepthMaps | None]:
     """The network, if there is one, and the maps of the training views, if there are any."""
     if config.depth == "none":
         return None, None

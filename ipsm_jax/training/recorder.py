@@ -1,8 +1,10 @@
 """What a training leaves in its run folder while it runs: log.jsonl and checkpoints; and what it shows.
 
 Each line of log.jsonl is a JSON object: the figures of the iterations since the line before it (``iteration``,
-``loss``, ``psnr`` in dB of the training views, ``gaussians``, ``seconds`` of training, ``peak_memory_mib`` of the
-process, and the counts of density control), or an evaluation (``iteration``, ``test_psnr``, ``test_ssim``).
+``loss`` and, where it has several, its ``terms``, ``psnr`` in dB of the training views, ``gaussians``, ``seconds`` of
+training, ``peak_memory_mib`` of the process, and the counts of density control), an evaluation (``iteration``,
+``test_psnr``, ``test_ssim``), or what a picture in diagnostics/ shows (``iteration``, ``diagnostics``: weighted terms,
+norms of their gradients).
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ipsm_jax.config import TrainConfig
-from ipsm_jax.reporting.files import atomic_write
+from ipsm_jax.reporting.files import atomic_write, write_png
 from ipsm_jax.training.checkpoint import save_checkpoint
 from ipsm_jax.training.density import DensityInfo
 from ipsm_jax.training.progress import ProgressDisplay
 from ipsm_jax.training.state import TrainState
 
 LOG = "log.jsonl"
+DIAGNOSTICS = "diagnostics"
 
 
 class Recorder:
@@ -33,6 +38,7 @@ class Recorder:
       config: settings of the run.
       display: where figures are shown.
       score: test PSNR in dB and SSIM of a state, for evaluations while training.
+      look: picture and figures of the pseudo view of the iteration that follows a state; needed where there are any.
     """
 
     def __init__(
@@ -41,19 +47,24 @@ class Recorder:
         config: TrainConfig,
         display: ProgressDisplay,
         score: Callable[[TrainState], tuple[float, float]],
+        look: Callable[[TrainState], tuple[np.ndarray, dict[str, float]]] | None = None,
     ) -> None:
-        self._folder, self._config, self._display, self._score = folder, config, display, score
+        self._folder, self._config, self._display = folder, config, display
+        self._score, self._look = score, look
         earlier = [line["seconds"] for line in read_log(folder) if "seconds" in line]
         self._started = time.perf_counter() - (earlier[-1] if earlier else 0.0)
-        self._sums = {"count": 0.0, "loss": 0.0, "psnr": 0.0}
+        self._sums: Counter[str] = Counter()
+        self._terms: Counter[str] = Counter()
         self._last = (0, 0)  # iteration and number of Gaussians that the sums end with
         self._density: Counter[str] = Counter()
         self._refused = False
 
-    def advanced(self, iteration: int, count: int, loss: float, psnr: float, gaussians: int) -> None:
+    def advanced(
+        self, iteration: int, count: int, loss: float, psnr: float, gaussians: int, terms: dict[str, float]
+    ) -> None:
         """Show the figures, and write them down every `log_every` iterations (and with each checkpoint)."""
-        for key, value in (("count", 1.0), ("loss", loss), ("psnr", psnr)):
-            self._sums[key] += count * value
+        self._sums.update({"count": count, "loss": count * loss, "psnr": count * psnr})
+        self._terms.update({name: count * value for name, value in terms.items()})
         self._last = (iteration, gaussians)
         self._display.update(iteration, loss, psnr, gaussians)
         if iteration % self._config.output.log_every == 0 or iteration == self._config.optimization.iterations:
@@ -82,6 +93,16 @@ class Recorder:
         self._write({"iteration": iteration, "test_psnr": round(psnr, 6), "test_ssim": round(ssim, 6)})
         self._display.say(f"iteration {iteration}: test views PSNR {psnr:.2f} dB, SSIM {ssim:.4f}")
 
+    def diagnose(self, state: TrainState) -> None:
+        """Write the picture of the pseudo view of the next iteration, and a line with its figures."""
+        if self._look is None:
+            raise ValueError("this recorder was not told how to look at pseudo views")
+        picture, figures = self._look(state)
+        iteration = int(state.step) + 1
+        (self._folder / DIAGNOSTICS).mkdir(exist_ok=True)
+        write_png(self._folder / DIAGNOSTICS / f"iteration_{iteration:06d}.png", picture)
+        self._write({"iteration": int(state.step), "diagnostics": {k: float(f"{v:.4g}") for k, v in figures.items()}})
+
     def _flush(self) -> None:
         """Write the figures of the iterations since the last line, if there were any."""
         count = self._sums["count"]
@@ -91,11 +112,12 @@ class Recorder:
         means = {key: round(self._sums[key] / count, 6) for key in ("loss", "psnr")}
         seconds = round(time.perf_counter() - self._started, 3)
         line = {"iteration": iteration, **means, "gaussians": gaussians, "seconds": seconds, **self._density}
+        if len(self._terms) > 1:
+            line["terms"] = {name: round(value / count, 8) for name, value in self._terms.items()}
         if (memory := peak_memory_mib()) is not None:
             line["peak_memory_mib"] = memory
         self._write(line)
-        self._sums = dict.fromkeys(self._sums, 0.0)
-        self._density = Counter()
+        self._sums, self._terms, self._density = Counter(), Counter(), Counter()
 
     def _write(self, line: dict[str, Any]) -> None:
         with open(self._folder / LOG, "a", encoding="utf-8") as file:

@@ -1,5 +1,7 @@
 """Reading networks from folders in diffusers' layout: a sub-folder per network with config.json and safetensors files.
 
+`check_weights`, `read_weights` and `read_json` serve folders of a single network as well.
+
 Everything is checked before anything is allocated: which files are there, and from the files' headers that they hold
 exactly the arrays that the network's structure asks for. Pickles (.bin, .ckpt, .pt) are refused.
 """
@@ -31,7 +33,8 @@ EXTRA_FILES = {
 }
 WHOLE = (*STEMS, *EXTRA_FILES)
 
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+# Files that can run code when opened.
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _DTYPES = ("F32", "F16", "BF16")
 _NAMED = 5  # names of arrays listed in a message
 
@@ -68,13 +71,13 @@ def inspect_folder(folder: Path, parts: Collection[str] = WHOLE) -> FolderReport
         for file in EXTRA_FILES.get(part, (f"{part}/config.json",)):
             (present if (folder / file).is_file() else missing).append(file)
         if part in STEMS:
-            weights = _weight_file(folder / part, STEMS[part])
+            weights = weight_file(folder / part, STEMS[part])
             if weights is not None:
                 present.append(f"{part}/{weights}")
                 continue
             missing.append(f"{part}/{STEMS[part]}.safetensors")
             if (folder / part).is_dir():
-                found = sorted(p.name for p in (folder / part).iterdir() if p.suffix in _PICKLES)
+                found = sorted(p.name for p in (folder / part).iterdir() if p.suffix in PICKLES)
                 pickles += [f"{part}/{name}" for name in found]
     return FolderReport(tuple(present), tuple(missing), tuple(pickles))
 
@@ -91,7 +94,7 @@ def require_folder(folder: Path, parts: Collection[str], repository: str) -> Non
       PriorError: saying what is there, what is not, and how to get it.
     """
     if folder.is_file():
-        kind = "a pickle, which can run code when opened" if folder.suffix in _PICKLES else "a single file"
+        kind = "a pickle, which can run code when opened" if folder.suffix in PICKLES else "a single file"
         raise PriorError(f"{folder} is {kind}; what is read is a folder in diffusers' layout. {_convert(folder)}")
     report = inspect_folder(folder, parts)
     if not report.missing:
@@ -141,14 +144,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _weight_file(folder: Path, stem: str) -> str | None:
+def weight_file(folder: Path, stem: str) -> str | None:
     """The file to read: whole, else in pieces (their index), else in half precision."""
     names = (f"{stem}.safetensors", f"{stem}.safetensors.index.json", f"{stem}.fp16.safetensors")
     return next((name for name in names if (folder / name).is_file()), None)
 
 
 def _weight_files(folder: Path, stem: str) -> list[Path]:
-    name = _weight_file(folder, stem)
+    name = weight_file(folder, stem)
     if name is None:
         raise PriorError(f"{folder} has no {stem}.safetensors")
     if not name.endswith(".json"):
@@ -184,14 +187,16 @@ def check_weights(
     folder: Path,
     shapes: Mapping[str, Shape],
     *,
+    stem: str | None = None,
     rename: Callable[[str], str] = lambda name: name,
     ignored: Collection[str] = (),
 ) -> CheckedWeights:
     """Check that a network's files hold exactly what it needs, from their headers alone.
 
     Args:
-      folder: the network's sub-folder; its name decides how the files are called.
+      folder: the network's folder.
       shapes: what the network needs; rank-4 shapes are HWIO (in the file: OIHW).
+      stem: name of the weight file without suffix; None takes what diffusers calls it in a folder of this name.
       rename: from a name in the file to the name that the code knows.
       ignored: names in the file that hold nothing learned.
 
@@ -200,7 +205,7 @@ def check_weights(
     """
     found: dict[str, StoredArray] = {}
     problems: dict[str, list[str]] = {"missing": [], "unknown": [], "there twice": [], "of another shape": []}
-    for path in _weight_files(folder, STEMS[folder.name]):
+    for path in _weight_files(folder, STEMS[folder.name] if stem is None else stem):
         for stored_name, array in _stored_arrays(path).items():
             name = rename(stored_name)
             if stored_name in ignored:

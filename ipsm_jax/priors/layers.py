@@ -1,4 +1,4 @@
-"""Layers that the U-Net, the VAE and the text encoder share, on weights that are looked up by the checkpoint's names.
+"""Layers that the networks share, on weights that are looked up by the checkpoint's names.
 
 Arrays are NHWC or (batch, tokens, channels); convolution kernels are kept HWIO, linear weights (out, in) as in the
 checkpoint. Everything is computed in the dtype of the weights, with sums of normalisation and softmax in float32.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -70,20 +70,26 @@ def conv(
     out: int,
     kernel: int = 3,
     stride: int = 1,
-    padding: tuple[int, int] | None = None,
+    padding: tuple[int, int] | Literal["SAME"] | None = None,
+    *,
+    bias: bool = True,
 ) -> Float[Array, "b h2 w2 {out}"]:
-    """Convolution; `padding` (before, after) on both axes, by default what keeps the size at stride 1."""
+    """Convolution.
+
+    `padding` is (before, after) on both axes, by default what keeps the size at stride 1; "SAME" is TensorFlow's: as
+    much as ceil(size / stride) outputs need, the odd row and column at the bottom and the right.
+    """
     weight = w(f"{name}.weight", kernel, kernel, x.shape[-1], out)
     padding = (kernel // 2, kernel // 2) if padding is None else padding
     y = lax.conv_general_dilated(
         x.astype(weight.dtype),
         weight,
         (stride, stride),
-        (padding, padding),
+        padding if isinstance(padding, str) else (padding, padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=lax.Precision.HIGHEST,
     )
-    return y + _row(w(f"{name}.bias", out), 4)
+    return y + _row(w(f"{name}.bias", out), 4) if bias else y
 
 
 def group_norm(

@@ -142,6 +142,32 @@ def weight_findings() -> list[Finding]:
     return [Finding("LPIPS weights", bool(files), f"{', '.join(files) or 'none'} in {folder}")]
 
 
+def prior_findings() -> list[Finding]:
+    """Weights of the networks that guide: which were found and whether they fit, or where they were looked for."""
+    import jax.numpy as jnp
+
+    from ipsm_jax.priors.checkpoint import read_json
+    from ipsm_jax.priors.config import PriorError
+    from ipsm_jax.priors.locate import find_depth_network, find_stable_diffusion
+    from ipsm_jax.priors.stable_diffusion import check_stable_diffusion
+
+    found = []
+    try:
+        plain, inpainting = find_stable_diffusion()
+        size = check_stable_diffusion(plain, inpainting).size_in_bytes(jnp.bfloat16) / 1e9
+        text = f"complete, {size:.1f} GB in bfloat16; plain: {plain.absolute()}; inpainting: {inpainting.absolute()}"
+        found.append(Finding("diffusion weights", True, text))
+    except PriorError as e:
+        found.append(Finding("diffusion weights", None, f"for guidance only; {e}"))
+    try:
+        folder = find_depth_network()
+        kind = read_json(folder / "config.json")["model_type"]
+        found.append(Finding("depth network", True, f"{kind} in {folder.absolute()}"))
+    except PriorError as e:
+        found.append(Finding("depth network", None, f"for depth regularization only; {e}"))
+    return found
+
+
 def print_report(findings: list[Finding]) -> None:
     """The findings as a table; wide texts wrap."""
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -164,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         *package_findings(),
     ]
     if not any(f.topic in ("jax", "jaxlib") and not f.ok for f in findings):
-        findings += device_findings() + native_findings()
+        findings += device_findings() + native_findings() + prior_findings()
     findings += weight_findings() + data_findings()
     print_report(findings)
     return 0 if all(f.ok is not False for f in findings) else 1

@@ -1,6 +1,8 @@
 """`ipsm-jax doctor` and the command dispatcher."""
 
+import importlib
 import importlib.metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +22,8 @@ def test_doctor_reports_what_matters(capsys):
         "kernels",
         "devices",
         "LPIPS weights",
+        "diffusion weights",
+        "depth network",
         "XLA FFI",
     ):
         assert word in text
@@ -53,6 +57,42 @@ def test_doctor_names_the_remedy_for_missing_packages(monkeypatch):
     assert 'pip install "optax"' in findings["optax"].text
     assert findings["pycolmap"].ok is None
     assert "ipsm_jax[sfm]" in findings["pycolmap"].text
+
+
+@pytest.fixture
+def priors(tmp_path, monkeypatch):
+    """The only place where weights can be."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("IPSM_JAX_PRIORS", str(tmp_path / "priors"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "priors"
+
+
+def test_doctor_tells_where_weights_of_priors_were_looked_for(priors):
+    found = {f.topic: f for f in doctor.prior_findings()}
+    for topic, repository in (
+        ("diffusion weights", "stable-diffusion-v1-5/stable-diffusion-inpainting"),
+        ("depth network", "Intel/dpt-hybrid-midas"),
+    ):
+        assert found[topic].ok is None
+        for part in (f"$IPSM_JAX_PRIORS = {priors}", f"cache = {priors.parent / 'cache'}", f"hf download {repository}"):
+            assert part in found[topic].text
+
+
+def test_doctor_checks_the_weights_of_priors_it_finds(priors, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "priors")
+    plain, inpainting = importlib.import_module("tiny_checkpoint").write_pair(priors)
+    (priors / "network").mkdir()
+    (priors / "network" / "config.json").write_text('{"model_type": "depth_anything"}')
+    (priors / "network" / "model.safetensors").write_text("")
+    diffusion, depth = doctor.prior_findings()
+    assert diffusion.ok is depth.ok is True
+    assert f"plain: {plain}; inpainting: {inpainting}" in diffusion.text
+    assert f"depth_anything in {priors / 'network'}" == depth.text
+    weights = inpainting / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    diffusion, _ = doctor.prior_findings()
+    assert diffusion.ok is None and f"{weights} " in diffusion.text and "damaged or cut off" in diffusion.text
 
 
 @pytest.mark.parametrize("command", __main__.COMMANDS)

@@ -70,7 +70,7 @@ def _diffusion_kind(folder: Path) -> str:
     except PriorError as error:
         return str(error)
     if channels in (4, 9):
-        return "plain model" if channels == 4 else "inpainting model"
+        return "plain Stable Diffusion" if channels == 4 else "inpainting Stable Diffusion"
     return f"unet/config.json has in_channels {channels!r}, where 4 is plain and 9 inpainting"
 
 
@@ -96,7 +96,7 @@ def _inspect_depth(folder: Path) -> FolderReport:
 
 
 PLAIN = Model(
-    title="plain model",
+    title="plain Stable Diffusion",
     repositories=(PLAIN_REPOSITORY,),
     former=("sd-legacy/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),
     files=tuple(needed_files(WHOLE)),
@@ -104,7 +104,7 @@ PLAIN = Model(
     inspect=inspect_folder,
 )
 INPAINTING = Model(
-    title="inpainting model",
+    title="inpainting Stable Diffusion",
     repositories=(INPAINTING_REPOSITORY,),
     former=("sd-legacy/stable-diffusion-inpainting", "runwayml/stable-diffusion-inpainting"),
     files=tuple(needed_files(("unet",))),

@@ -101,7 +101,7 @@ def test_names_of_repositories_win_over_others_and_others_must_be_single(tmp_pat
     assert find_stable_diffusion(tmp_path) == (plain, inpainting)
     shutil.rmtree(plain)
     message = refusal(find_stable_diffusion, tmp_path)
-    assert "holds 2 folders with a plain model: a-fine-tuned-one, and-another; give one of them" in message
+    assert "holds 2 folders with a plain Stable Diffusion: a-fine-tuned-one, and-another; give one of them" in message
     assert find_stable_diffusion(tmp_path / "and-another") == (tmp_path / "and-another", inpainting)
 
 
@@ -173,7 +173,9 @@ def test_the_snapshot_of_main_wins_and_an_incomplete_one_does_not_count(tmp_path
 
 def test_nothing_anywhere(tmp_path, monkeypatch):
     message = refusal(find_stable_diffusion)
-    assert message.startswith("no complete plain model and no complete inpainting model was found in\n")
+    assert message.startswith(
+        "no complete plain Stable Diffusion and no complete inpainting Stable Diffusion was found in\n"
+    )
     for line in (
         "- $IPSM_JAX_PRIORS: not set",
         f"- ./priors = {tmp_path / 'work/priors'}\n    no such folder",
@@ -196,16 +198,17 @@ def test_a_partial_folder_says_what_is_there_and_what_is_not(tmp_path):
     )
     (tmp_path / OFFICIAL[0] / "tokenizer" / "merges.txt").unlink()
     message = refusal(find_stable_diffusion, tmp_path)
-    assert message.startswith("no complete plain model was found in")
+    assert message.startswith("no complete plain Stable Diffusion was found in")
     assert (
-        "stable-diffusion-v1-5: plain model, incomplete: there are unet/config.json, unet/diffusion_pytorch" in message
+        "stable-diffusion-v1-5: plain Stable Diffusion, incomplete: there are unet/config.json, unet/diffusion_pytorch"
+        in message
     )
     assert (
         "missing are vae/diffusion_pytorch_model.safetensors, tokenizer/merges.txt "
         "(vae/diffusion_pytorch_model.bin can run code when opened and is not read)" in message
     )
-    assert "stable-diffusion-inpainting: inpainting model, complete" in message
-    assert f"The inpainting model is {tmp_path / OFFICIAL[1]}." in message
+    assert "stable-diffusion-inpainting: inpainting Stable Diffusion, complete" in message
+    assert f"The inpainting Stable Diffusion is {tmp_path / OFFICIAL[1]}." in message
     assert message.count("hf download") == 1
     assert f"--local-dir {tmp_path / OFFICIAL[0]}" in message
 
@@ -213,7 +216,10 @@ def test_a_partial_folder_says_what_is_there_and_what_is_not(tmp_path):
 def test_the_plain_model_alone_is_told_where_the_other_one_may_lie(tmp_path):
     plain = write(tmp_path / "models" / "sd", PLAIN)
     message = refusal(find_stable_diffusion, plain)
-    assert "no complete inpainting model was found" in message and "itself: plain model, complete" in message
+    assert (
+        "no complete inpainting Stable Diffusion was found" in message
+        and "itself: plain Stable Diffusion, complete" in message
+    )
     assert f"--local-dir {tmp_path / 'models' / 'stable-diffusion-inpainting'}" in message
     write(tmp_path / "models" / "stable-diffusion-inpainting", INPAINTING)
     assert find_stable_diffusion(plain)[0] == plain

@@ -21,7 +21,8 @@ def load(name):
 
 
 @pytest.fixture
-def base():
+def base(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "experiments"))
     return load("base")
 
 
@@ -45,6 +46,35 @@ def test_figures_of_finished_runs_become_a_file_and_a_table(base, tmp_path, monk
     assert [run["psnr"] for run in runs] == [20.0, 22.0]
     assert [run["peak_memory_gib"] for run in runs] == [3.0 if memory else None] * 2
     assert not list(tmp_path.glob(".*"))
+
+
+def test_an_ablation_trains_what_is_missing_and_shows_what_each_method_adds(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "experiments"))
+    ablation = load("ablation")
+    trained = []
+
+    def finish(folder, scene, seed, data_root, options):
+        trained.append((folder.name, seed, options))
+        folder.mkdir()
+        psnr = {"base": 20.0, "geometry": 20.5, "depth": 19.0}[folder.name.split("-seed")[0]] + 2 * seed
+        (folder / "metrics.json").write_text(json.dumps({"mean": {"psnr": psnr, "ssim": 0.5}}))
+        (folder / "log.jsonl").write_text('{"iteration": 10, "loss": 0.1, "gaussians": 40, "seconds": 90.0}\n')
+
+    monkeypatch.setattr(ablation, "train_once", finish)
+    options = ["--methods", "base", "geometry", "depth", "--depth", "maps", "--depth-path", "maps", "--seeds", "2"]
+    monkeypatch.setattr(
+        sys, "argv", ["ablation.py", "--scene", "a/fern", "--out", str(tmp_path), *options, "--", "--x"]
+    )
+    ablation.main()
+    assert [name for name, _, _ in trained[:3]] == ["base-seed0", "geometry-seed0", "depth-seed0"]
+    assert trained[5] == ("depth-seed1", 1, ["--depth", "maps", "--depth-path", "maps", "--x"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| base | 2 | 21.00 ± 1.41 | 0.500 ± 0.000 | not computed |")
+    assert [line for line in lines if line.startswith("| depth | -1.00 ± 0.00 | +0.000 ± 0.000 | not computed |")]
+    saved = json.loads((tmp_path / "ablation.json").read_text())
+    assert [result["method"] for result in saved] == ["base", "geometry", "depth"]
+    with pytest.raises(SystemExit, match="ipsm-gaussian needs --depth exact, maps or network"):
+        ablation.options_of("ipsm-gaussian", None, None)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ class GuidanceConfig:
     prompt: str = ""
     """What the photos show, in words."""
     caption_file: Path | None = None
-    """Text file to take the prompt from: one caption, or a line for each scene (the published blip_rst.txt)."""
+    """Text file to take the prompt from: one caption, or a line for each scene; default: blip_rst.txt in the scene."""
     prompt_suffix: str = ", realistic, 8k"
     """Added to the prompt."""
     negative_prompt: str = "blurry, unrealistic"

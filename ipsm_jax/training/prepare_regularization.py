@@ -28,6 +28,8 @@ from ipsm_jax.training.regularization import DepthMaps, Regularization
 
 TERMS: dict[str, tuple[Term, ...]] = {"sds": ("sds",), "g1": ("g1",), "ipsm": ("g1", "g2")}
 """Terms of distillation by the name of the guidance."""
+CAPTION_FILE = "blip_rst.txt"
+"""What the published configuration calls the caption in a scene's folder."""
 
 
 def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str], None]) -> Regularization | None:
@@ -47,7 +49,7 @@ def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str
         return None
     # What fails quickly comes first.
     sampler = _sampler(config, scene) if config.wants_pseudo_views else None
-    prompt = prompt_of(config.guidance, scene.name) if config.guidance.guidance != "none" else ""
+    prompt = prompt_of(config.guidance, scene) if config.guidance.guidance != "none" else ""
     network, maps = _depth(config.depth, scene, say)
     return Regularization(
         sampler=sampler,
@@ -102,20 +104,21 @@ def depth_options(config: DepthConfig) -> DepthOptions:
     )
 
 
-def prompt_of(config: GuidanceConfig, scene_name: str) -> str:
-    """The caption with its suffix.
+def prompt_of(config: GuidanceConfig, scene: Scene) -> str:
+    """The caption with its suffix: as given, from the file given, or from a `CAPTION_FILE` in the scene's folder.
 
     Raises:
       ConfigError: there is no caption.
       DataError: the caption file cannot be read, or has none for this scene.
     """
-    caption = config.prompt
-    if not caption and config.caption_file is not None:
-        caption = read_caption(config.caption_file, scene_name)
+    file = config.caption_file
+    if not config.prompt and file is None and (scene.path / CAPTION_FILE).is_file():
+        file = scene.path / CAPTION_FILE
+    caption = config.prompt if file is None else read_caption(file, scene.name)
     if not caption:
         raise ConfigError(
             f"--guidance {config.guidance} needs to know what the photos show: --prompt 'a fern in front of a wall', "
-            "or --caption-file FILE"
+            f"or --caption-file FILE (there is no {scene.path / CAPTION_FILE} either)"
         )
     return caption + config.prompt_suffix
 

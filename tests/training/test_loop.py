@@ -29,10 +29,11 @@ class Diary:
     def __init__(self, folder=None):
         self.folder, self.events, self.iterations = folder, [], 0
 
-    def advanced(self, iteration, count, loss, psnr, gaussians):
+    def advanced(self, iteration, count, loss, psnr, gaussians, terms):
         assert iteration == self.iterations + count or not self.iterations
         self.iterations = iteration
         assert np.isfinite([loss, psnr]).all()
+        np.testing.assert_allclose(sum(terms.values()), loss, rtol=1e-5)
         self.gaussians = gaussians
 
     def densified(self, iteration, info, capacity):
@@ -45,6 +46,9 @@ class Diary:
 
     def evaluate(self, state):
         self.events.append(("evaluated", int(state.step)))
+
+    def diagnose(self, state):
+        self.events.append(("diagnosed", int(state.step)))
 
 
 def copy(state):
@@ -94,7 +98,7 @@ def test_a_loss_that_is_not_a_number_ends_training_with_nothing_saved(toy):
     broken = toy.views._replace(
         targets=toy.views.targets._replace(l1_image=toy.views.targets.l1_image.at[:, 0, 0, 0].set(jnp.nan))
     )
-    with pytest.raises(TrainingError, match="the loss is not a number between iterations 1 and 1"):
+    with pytest.raises(TrainingError, match=r"the loss \(photometric\) is not a number between iterations 1 and 1"):
         train(CONFIG, broken, state, diary)
     assert diary.events == []
 

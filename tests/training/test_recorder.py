@@ -41,7 +41,7 @@ def test_a_checkpoint_between_two_lines_brings_its_own_so_that_nothing_is_lost(t
         recorder = Recorder(tmp_path, config, ProgressDisplay(0, 30, 10), lambda _: (0.0, 0.0))
         for count, iteration in iterations:
             recorder.densified(iteration, DensityInfo(*range(1, 7)), 64)
-            recorder.advanced(iteration, count, loss=float(iteration), psnr=1.0, gaussians=iteration)
+            recorder.advanced(iteration, count, loss=float(iteration), psnr=1.0, gaussians=iteration, terms={})
         recorder.save(None)
         recorder.save(None)  # nothing new: no second line
 

@@ -1,4 +1,4 @@
-"""One picture file to 8-bit RGB, whatever it holds.
+"""One picture file to 8-bit RGB, whatever it holds; or, of one channel, to the numbers in it.
 
 Grey becomes three equal channels, 16 bits become 8, and transparency is composited over black (the background that
 training renders on). The orientation tag of cameras and phones is applied only when the picture then has the shape
@@ -97,6 +97,25 @@ def read_picture(path: Path, shape: tuple[float, float] | None = None) -> Image.
                 "Use the pictures that the poses were computed from"
             )
         return _to_rgb(image, path)
+
+
+def read_levels(path: Path) -> np.ndarray:
+    """(H, W) numbers stored in a picture of one channel, 8 or 16 bits, as they are.
+
+    Raises:
+      DataError: if the file is missing, no picture, truncated, or has colours, a palette or transparency.
+    """
+    with _open(path) as image:
+        try:
+            image.load()
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: the picture is damaged or cut short ({error}); replace it") from error
+        if not (image.mode == "L" or image.mode.startswith("I")) or "transparency" in image.info:
+            raise DataError(
+                f"{path}: expected one channel of 8 or 16 bits, found {image.mode}; a coloured picture of numbers "
+                "cannot be read back"
+            )
+        return np.asarray(image)
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import jax
@@ -26,8 +27,8 @@ SECONDS_PER_CALL = 1.5
 """About how long one call of the compiled program may take: the time that progress and Ctrl-C have to wait."""
 MAX_STEPS_PER_CALL = 50
 
-_run_steps = jax.jit(run_steps, static_argnums=(0, 4), donate_argnums=2)
-_run_steps_again = jax.jit(run_steps, static_argnums=(0, 4))
+_run_steps = jax.jit(run_steps, static_argnums=(0, 5), donate_argnums=2)
+_run_steps_again = jax.jit(run_steps, static_argnums=(0, 5))
 """Keeps the state that it starts from, for devices where too little room for pairs spoils an iteration."""
 _reset_opacity = jax.jit(reset_opacity, static_argnums=0, donate_argnums=1)
 
@@ -90,9 +91,7 @@ def train(
         started = time.perf_counter()
         run = _run_steps_again if overflow_spoils() else _run_steps
         (state, info), room = fit_pairs(
-            lambda capacity, run=run, state=state, count=count: run(
-                config.optimization, views, state, count, capacity, regularization
-            ),
+            partial(run, config.optimization, views, state, count, regularization),
             lambda result: result[1].pairs,
             max(room, default_pair_capacity(state.gaussians.capacity)),
         )

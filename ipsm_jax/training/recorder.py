@@ -111,7 +111,13 @@ class Recorder:
         iteration, gaussians = self._last
         means = {key: round(self._sums[key] / count, 6) for key in ("loss", "psnr")}
         seconds = round(time.perf_counter() - self._started, 3)
-        line = {"iteration": iteration, **means, "gaussians": gaussians, "seconds": seconds, **self._density}
+        line: dict[str, Any] = {
+            "iteration": iteration,
+            **means,
+            "gaussians": gaussians,
+            "seconds": seconds,
+            **self._density,
+        }
         if len(self._terms) > 1:
             line["terms"] = {name: round(value / count, 8) for name, value in self._terms.items()}
         if (memory := peak_memory_mib()) is not None:

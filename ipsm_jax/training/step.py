@@ -110,8 +110,8 @@ def train_step(
     config: OptimizationConfig,
     views: TrainingViews,
     state: TrainState,
-    pair_capacity: int | None = None,
     regularization: Regularization | None = None,
+    pair_capacity: int | None = None,
 ) -> tuple[TrainState, StepInfo]:
     """One iteration: render a training view, compare, move the Gaussians, add to the statistics.
 
@@ -123,8 +123,8 @@ def train_step(
       config: static.
       views: training views; arrays, may be mapped over (scenes of one size).
       state: may be mapped over (seeds).
-      pair_capacity: static; room for (Gaussian, tile) pairs, see `rasterizer.render`.
       regularization: what there is beyond the photometric loss.
+      pair_capacity: static; room for (Gaussian, tile) pairs, see `rasterizer.render`.
     """
     iteration = state.step + 1
     with jax.named_scope("view"):
@@ -240,8 +240,8 @@ def run_steps(
     views: TrainingViews,
     state: TrainState,
     count: int | Int[Array, ""],
-    pair_capacity: int | None = None,
     regularization: Regularization | None = None,
+    pair_capacity: int | None = None,
 ) -> tuple[TrainState, StepInfo]:
     """`count` iterations in one program; the info holds the means over them, NaN if any loss was, and the most pairs.
 
@@ -250,7 +250,7 @@ def run_steps(
 
     def body(_: Array, carry: tuple[TrainState, StepInfo]) -> tuple[TrainState, StepInfo]:
         state, sums = carry
-        state, info = train_step(config, views, state, pair_capacity, regularization)
+        state, info = train_step(config, views, state, regularization, pair_capacity)
         return state, jax.tree.map(jnp.add, sums, info)._replace(pairs=jnp.maximum(sums.pairs, info.pairs))
 
     names = ("photometric", *(() if regularization is None else regularization.terms))

@@ -27,8 +27,8 @@ CONFIG = OptimizationConfig(iterations=300)
 SCHEDULE = GuidanceSchedule(start=4, stop=200, ramp=10)
 BOUNDS = np.tile(np.array([[2.0, 5.0]]), (3, 1))
 SIDE = 8
-step_once = jax.jit(train_step, static_argnums=(0, 3))
-run = jax.jit(run_steps, static_argnums=(0, 4))
+step_once = jax.jit(train_step, static_argnums=(0, 4))
+run = jax.jit(run_steps, static_argnums=(0, 5))
 
 
 def brightness(params, image):
@@ -67,7 +67,7 @@ def test_the_gradient_of_an_iteration_is_that_of_the_terms_written_out(toy):
     """METHOD sections 4, 6 and 7, with the exact posterior mean of a Gaussian prior as SDS's prediction."""
     terms = regularization(toy, terms=("sds",), depth=True, geometry=True, network=True, guidance_scale=1.0)
     state = toy.states[0]._replace(step=jnp.int32(9))
-    after, info = step_once(CONFIG, toy.views, state, None, terms)
+    after, info = step_once(CONFIG, toy.views, state, terms)
     assert set(info.terms) == {"photometric", "seen_depth", *terms.pseudo_terms}
     assert all(float(value) > 0 for value in info.terms.values())
     np.testing.assert_allclose(sum(info.terms.values()), info.loss, rtol=1e-6)
@@ -121,11 +121,11 @@ def test_the_gradient_of_an_iteration_is_that_of_the_terms_written_out(toy):
 def test_iterations_without_a_pseudo_view_are_those_of_the_base_method_bit_for_bit(toy):
     terms = regularization(toy, terms=("g1", "g2"), geometry=True, network=False)
     plain, _ = run(CONFIG, toy.views, toy.states[0], SCHEDULE.start)
-    with_terms, info = run(CONFIG, toy.views, toy.states[0], SCHEDULE.start, None, terms)
+    with_terms, info = run(CONFIG, toy.views, toy.states[0], SCHEDULE.start, terms)
     for a, b in zip(jax.tree.leaves(plain.gaussians), jax.tree.leaves(with_terms.gaussians), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     assert float(info.terms["distillation"]) == float(info.terms["geometry"]) == 0
-    after, info = run(CONFIG, toy.views, with_terms, 1, None, terms)
+    after, info = run(CONFIG, toy.views, with_terms, 1, terms)
     assert float(info.terms["distillation"]) > 0 and float(info.terms["geometry"]) > 0
     base, _ = run(CONFIG, toy.views, with_terms, 1)
     assert not np.array_equal(after.gaussians.means, base.gaussians.means)
@@ -134,7 +134,7 @@ def test_iterations_without_a_pseudo_view_are_those_of_the_base_method_bit_for_b
 def test_nothing_of_the_terms_is_computed_outside_of_the_condition(toy):
     """The program of an idle iteration: only the branch of the condition mentions the prior's matrix."""
     terms = regularization(toy, terms=("sds",))
-    jaxpr = jax.make_jaxpr(train_step, static_argnums=(0, 3))(CONFIG, toy.views, toy.states[0], None, terms).jaxpr
+    jaxpr = jax.make_jaxpr(train_step, static_argnums=(0, 4))(CONFIG, toy.views, toy.states[0], terms, None).jaxpr
     size = 3 * SIDE * SIDE
 
     def uses(jaxpr, inside):
@@ -155,8 +155,8 @@ def test_nothing_of_the_terms_is_computed_outside_of_the_condition(toy):
 
 def test_the_room_for_pairs_reaches_every_rendering(toy):
     terms = regularization(toy, geometry=True)
-    program = jax.make_jaxpr(train_step, static_argnums=(0, 3))(CONFIG, toy.views, toy.states[0], 77, terms)
-    default = jax.make_jaxpr(train_step, static_argnums=(0, 3))(CONFIG, toy.views, toy.states[0], None, terms)
+    program = jax.make_jaxpr(train_step, static_argnums=(0, 4))(CONFIG, toy.views, toy.states[0], terms, 77)
+    default = jax.make_jaxpr(train_step, static_argnums=(0, 4))(CONFIG, toy.views, toy.states[0], terms, None)
     assert str(program).count("i32[77,2]") >= 3  # training, pseudo and reference view
     assert "i32[77,2]" not in str(default)
 
@@ -166,11 +166,11 @@ def test_seeds_in_one_program_equal_single_runs(toy, options):
     terms = regularization(toy, **options)
     states = [state._replace(step=jnp.int32(SCHEDULE.start)) for state in toy.states]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *states)
-    together, info = jax.jit(jax.vmap(train_step, in_axes=(None, None, 0, None, None)), static_argnums=(0, 3))(
-        CONFIG, toy.views, stacked, None, terms
+    together, info = jax.jit(jax.vmap(train_step, in_axes=(None, None, 0, None, None)), static_argnums=(0, 4))(
+        CONFIG, toy.views, stacked, terms, None
     )
     for seed, state in enumerate(states):
-        alone, alone_info = step_once(CONFIG, toy.views, state, None, terms)
+        alone, alone_info = step_once(CONFIG, toy.views, state, terms)
         np.testing.assert_allclose(info.loss[seed], alone_info.loss, rtol=1e-5)
         np.testing.assert_allclose(
             gradient_of_step(state, jax.tree.map(lambda a, k=seed: a[k], together)).means,
@@ -183,7 +183,7 @@ def test_a_look_at_a_pseudo_view_shows_what_the_next_iteration_does(toy):
     terms = regularization(toy, terms=("g1", "g2"), geometry=True, network=False)
     state = toy.states[0]._replace(step=jnp.int32(20))
     diagnosis = jax.jit(diagnose, static_argnums=(0, 4))(CONFIG, toy.views, terms, state, None)
-    _, info = step_once(CONFIG, toy.views, state, None, terms)
+    _, info = step_once(CONFIG, toy.views, state, terms)
     for name in terms.pseudo_terms:
         np.testing.assert_allclose(diagnosis.terms[name], info.terms[name], rtol=1e-4)
         assert float(diagnosis.gradient_norms[name]) > 0

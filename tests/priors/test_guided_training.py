@@ -2,11 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from tiny_checkpoint import write_pair
-from tiny_run import write_scene
+from tiny_run import tiny_gaussians, write_scene
 
+from ipsm_jax.data.ply import write_gaussians_ply
 from ipsm_jax.train import main
 from ipsm_jax.training.checkpoint import load_run
 
@@ -22,9 +24,19 @@ METHODS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_quickly():
+    """Programs that run a dozen iterations on a few pixels take longer to compile than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    return write_scene(tmp_path_factory.mktemp("scenes") / "noise")
+    folder = write_scene(tmp_path_factory.mktemp("scenes") / "noise")
+    write_gaussians_ply(folder / "blobs.ply", *tiny_gaussians())
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +47,7 @@ def weights(tmp_path_factory):
 
 
 def command(scene, out, *more):
-    options = ["--scene", scene, "--downscale", 1, "--init", "random", "--iterations", 12]
+    options = ["--scene", scene, "--downscale", 1, "--init", scene / "blobs.ply", "--iterations", 12, "--capacity", 64]
     options += ["--density-from", 100, "--out", out, "--no-video", "--no-evaluate", "--diagnostics-every", 4]
     return [str(part) for part in (*options, *more)]
 

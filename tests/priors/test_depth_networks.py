@@ -297,6 +297,15 @@ def test_batches(prior):
         np.testing.assert_allclose(both[i], run(prior, images[i]), rtol=1e-4, atol=1e-4)
 
 
+def test_batches_of_gradients(originals):
+    """Every step of both networks can be differentiated and batched; nothing is computed here."""
+    for path in originals.values():
+        prior = load_depth_network(path)
+        gradient = jax.grad(lambda x, p=prior: jnp.sum(depth_map(p, x)))
+        shape = jax.eval_shape(jax.vmap(gradient), jnp.zeros((2, 21, 30, 3)))
+        assert shape == jax.ShapeDtypeStruct((2, 21, 30, 3), jnp.float32)
+
+
 def test_gradient_of_the_loss_reaches_the_picture(prior):
     """Against a difference quotient along the gradient, through the correlation that training uses."""
     depth = jax.random.uniform(jax.random.key(3), (21, 30)) + 1.0

@@ -1,10 +1,12 @@
-"""How far our Stable Diffusion is from torch's at full size: relative errors and times, on random weights in float32.
+"""How far our Stable Diffusion is from torch's: relative errors and times, in float32.
 
-    python experiments/check_stable_diffusion.py FOLDER [--parts text_encoder vae unet] [--json out.json]
+    python experiments/check_stable_diffusion.py FOLDER [--parts text_encoder vae unet gradient] [--json out.json]
 
-Needs the extra `parity`. FOLDER holds a checkpoint of Stable Diffusion 1.5's size in diffusers' layout; where a part is
-missing, random weights are written there (5 GB in all). One network is in memory at a time: the U-Net takes 8 GB and a
-few minutes on two cores. Errors are largest difference over largest value; the exit code is 1 when one exceeds 1e-4.
+Needs the extra `parity`. FOLDER holds the plain and the inpainting model as `find_stable_diffusion` wants it;
+if it is not there, a pair of Stable Diffusion 1.5's size with random weights is written to it (4 GB). The first three
+parts compare networks of the plain model; the fourth a whole gradient of score distillation, from a picture through
+encoder and models to the picture, for SDS, G1, and G1 + G2 with both signs. Errors are largest difference over largest
+value; the exit code is 1 when one exceeds 1e-4. Torch's times of gradients include reading the networks.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +31,30 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "priors"))
-from tiny_checkpoint import REAL_TEXT, REAL_UNET, REAL_VAE, write_network
+from tiny_checkpoint import REAL_TEXT, REAL_UNET, REAL_VAE, write_pair
+from torch_distillation import Draws, Networks, Setting, draws_of, image_gradient, setting_of
 
+from ipsm_jax.losses.distillation import DistillationOptions, distillation_loss
 from ipsm_jax.priors import clip, vae
-from ipsm_jax.priors.checkpoint import check_weights, read_weights
-from ipsm_jax.priors.unet import UNetConfig, unet, unet_shapes
+from ipsm_jax.priors.checkpoint import read_weights
+from ipsm_jax.priors.diffusion import DiffusionPrior
+from ipsm_jax.priors.locate import find_stable_diffusion
+from ipsm_jax.priors.stable_diffusion import CheckedPair, check_stable_diffusion, load_stable_diffusion
+from ipsm_jax.priors.unet import unet
 
 TOLERANCE = 1e-4
+Folders = tuple[Path, Path]
 Rows = dict[str, dict[str, float]]
+
+CASES = {
+    "gradient of SDS": DistillationOptions(terms=("sds",)),
+    "gradient of G1": DistillationOptions(terms=("g1",)),
+    "gradient of G1 + G2, published": DistillationOptions(terms=("g1", "g2")),
+    "gradient of G1 + G2, paper": DistillationOptions(terms=("g1", "g2"), g2_sign="paper"),
+}
+PROMPT, NEGATIVE = "a photo of a plant in a room, realistic, 8k", "blurry, unrealistic"
+ITERATION = 2250  # in the middle of the ramp
+HEIGHT, WIDTH = 378, 504  # of the photos of LLFF
 
 
 def timed(function: Callable[..., Any], *args: Any) -> tuple[np.ndarray, float]:
@@ -66,28 +87,23 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def check_text_encoder(folder: Path, rows: Rows) -> None:
-    """Last hidden states of 77 random tokens."""
-    config = clip.TextConfig.from_json(REAL_TEXT)
-    shapes = clip.text_shapes(config)
-    if not folder.exists():
-        write_network(folder, REAL_TEXT, shapes, 1)
-    tokens = np.random.default_rng(0).integers(0, config.vocabulary, (1, 77)).astype(np.int32)
-    model = transformers.CLIPTextModel.from_pretrained(folder)
+def check_text_encoder(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
+    """Last hidden states of random tokens."""
+    config = pair.text_config
+    tokens = np.random.default_rng(0).integers(0, config.vocabulary, (1, config.length)).astype(np.int32)
+    model = transformers.CLIPTextModel.from_pretrained(folders[0] / "text_encoder").float()
     theirs = timed(lambda: model(torch.from_numpy(tokens.astype(np.int64))).last_hidden_state.detach().numpy())
-    params = read_weights(check_weights(folder, shapes, ignored=clip.IGNORED), np.float32)
+    params = read_weights(pair.text_encoder, np.float32)
     compare(rows, "text states", theirs, lambda p, x: clip.text_states(config, p, x), params, tokens)
 
 
-def check_vae(folder: Path, rows: Rows) -> None:
-    """Mean, picture (before clipping to [0, 1] matters) and the gradient through the encoder at 512 x 512."""
-    config = vae.VAEConfig.from_json(REAL_VAE)
-    shapes = vae.vae_shapes(config)
-    if not folder.exists():
-        write_network(folder, REAL_VAE, shapes, 2)
-    images = np.random.default_rng(5).random((1, 512, 512, 3), np.float32)
-    latents, cotangent = 0.1 * normal(6, 1, 64, 64, 4), normal(7, 1, 64, 64, 4)
-    model = diffusers.AutoencoderKL.from_pretrained(folder).requires_grad_(False)
+def check_vae(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
+    """Mean, picture (before clipping to [0, 1] matters) and the gradient through the encoder."""
+    config = pair.vae_config
+    side = pair.unet_config.sample_size
+    images = np.random.default_rng(5).random((1, side * config.factor, side * config.factor, 3), np.float32)
+    latents, cotangent = (normal(seed, 1, side, side, config.latent_channels) for seed in (6, 7))
+    model = Networks(*folders, kept=0).load("plain", "vae")
     leaf = nchw(images).requires_grad_()
 
     def mean() -> torch.Tensor:
@@ -98,38 +114,75 @@ def check_vae(folder: Path, rows: Rows) -> None:
         return nhwc(leaf.grad)
 
     def picture() -> np.ndarray:
-        return (nhwc(model.decode(nchw(latents) / config.scaling).sample) / 2 + 0.5).clip(0, 1)
+        return (nhwc(model.decode(nchw(0.1 * latents) / config.scaling).sample) / 2 + 0.5).clip(0, 1)
 
     with torch.no_grad():
         theirs = [timed(lambda: nhwc(mean())), timed(picture)]
     theirs.append(timed(gradient))
-    params = read_weights(check_weights(folder, shapes, rename=vae.current_name), np.float32)
+    params = read_weights(pair.vae, np.float32)
     compare(rows, "VAE mean", theirs[0], lambda p, x: vae.encode(config, p, x), params, images)
-    compare(rows, "VAE decode", theirs[1], lambda p, z: vae.decode(config, p, z), params, latents)
+    compare(rows, "VAE decode", theirs[1], lambda p, z: vae.decode(config, p, z), params, 0.1 * latents)
     value = jax.grad(lambda x, p: jnp.sum(vae.encode(config, p, x) * cotangent))
     compare(rows, "VAE gradient", theirs[2], value, images, params)
 
 
-def check_unet(folder: Path, rows: Rows) -> None:
-    """Noise in 64 x 64 latents with two texts, as guidance asks for it."""
-    config = UNetConfig.from_json(REAL_UNET)
-    shapes = unet_shapes(config)
-    if not folder.exists():
-        write_network(folder, REAL_UNET, shapes, 3)
-    latents, t, text = normal(6, 2, 64, 64, 4), np.int32([500, 500]), normal(8, 2, 77, 768)
+def check_unet(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
+    """Noise in latents with two texts, as guidance asks for it."""
+    config = pair.unet_config
+    latents, t = normal(6, 2, config.sample_size, config.sample_size, config.in_channels), np.int32([500, 500])
+    text = normal(8, 2, pair.text_config.length, pair.text_config.channels)
 
     def torch_noise() -> tuple[np.ndarray, float]:
-        model = diffusers.UNet2DConditionModel.from_pretrained(folder)
+        model = Networks(*folders, kept=0).load("plain", "unet")
         with torch.no_grad():
             return timed(lambda: nhwc(model(nchw(latents), torch.from_numpy(t), torch.from_numpy(text)).sample))
 
     theirs = torch_noise()
     gc.collect()  # only one of the two in memory
-    params = read_weights(check_weights(folder, shapes), np.float32)
+    params = read_weights(pair.unet, np.float32)
     compare(rows, "U-Net, batch of 2", theirs, lambda p, *x: unet(config, p, *x), params, latents, t, text)
 
 
-PARTS = {"text_encoder": check_text_encoder, "vae": check_vae, "unet": check_unet}
+def torch_gradient(
+    folders: Folders, views: tuple[Any, ...], draws: Draws, setting: Setting
+) -> tuple[np.ndarray, float]:
+    """In a process of its own, so that its memory is given back."""
+    networks = Networks(*folders, kept=1)
+    return timed(lambda: image_gradient(networks, *views, draws, setting))
+
+
+def check_gradient(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
+    """d(loss)/d(image) for an image, a warped one and a mask with a hole."""
+    rng = np.random.default_rng(9)
+    image, warped = (rng.random((HEIGHT, WIDTH, 3), np.float32) for _ in range(2))
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    known = np.hypot(y - 100, x - 300) > 80
+    key = jax.random.key(0)
+    side = pair.unet_config.sample_size
+    sizes = pair.alphas_cumprod, side * pair.vae_config.factor, (side, side, pair.vae_config.latent_channels)
+
+    theirs = {}
+    spawn = multiprocessing.get_context("spawn")
+    for name, options in CASES.items():
+        print(f"{name}: torch", file=sys.stderr, flush=True)
+        views = (image, warped, known) if options.needs_warp else (image, None, None)
+        with ProcessPoolExecutor(1, mp_context=spawn) as process:
+            setting = setting_of(options, ITERATION, PROMPT, NEGATIVE)
+            theirs[name] = process.submit(
+                torch_gradient, folders, views, draws_of(key, options, *sizes), setting
+            ).result()
+
+    def loss(image: Any, prior: DiffusionPrior, warped: Any, known: Any, options: DistillationOptions) -> Any:
+        return distillation_loss(key, options, prior, image, warped, known, ITERATION)[0]
+
+    prior = load_stable_diffusion(*folders, PROMPT, NEGATIVE, jnp.float32)
+    for name, options in CASES.items():
+        print(f"{name}: ours", file=sys.stderr, flush=True)
+        compare(rows, name, theirs[name], jax.grad(partial(loss, options=options)), image, prior, warped, known)
+        gc.collect()
+
+
+PARTS = {"text_encoder": check_text_encoder, "vae": check_vae, "unet": check_unet, "gradient": check_gradient}
 
 
 def main() -> int:
@@ -139,13 +192,19 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if not options.folder.exists():
+        print(f"writing random weights to {options.folder}", file=sys.stderr, flush=True)
+        write_pair(options.folder, dtype=np.float16, configs=(REAL_UNET, REAL_VAE, REAL_TEXT))
+    folders = find_stable_diffusion(options.folder)
+    pair = check_stable_diffusion(*folders)
     rows: Rows = {}
+    print(f"diffusers {diffusers.__version__}, torch {torch.__version__}, jax {jax.__version__}")
     print("| what | relative error | seconds | seconds in torch |\n|---|---|---|---|")
     for part in options.parts:
-        PARTS[part](options.folder / part, rows)
+        PARTS[part](folders, pair, rows)
         gc.collect()
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=2) + "\n")
     return int(any(row["relative_error"] > TOLERANCE for row in rows.values()))
 
 

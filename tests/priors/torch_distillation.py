@@ -7,7 +7,6 @@ by looking at what it asks a prior of zeros.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch.nn import functional
 from ipsm_jax.losses.distillation import DistillationOptions, distillation_loss
 from ipsm_jax.priors.diffusion import DiffusionPrior
 
+diffusers.utils.logging.set_verbosity_error()  # it recommends a package that makes no difference here
 CLASSES = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}
 
 
@@ -142,7 +142,13 @@ def image_gradient(
     return leaf.grad[0].numpy().transpose(1, 2, 0).copy()
 
 
-def draws_of(key: jax.Array, options: DistillationOptions, prior: DiffusionPrior) -> Draws:
+def draws_of(
+    key: jax.Array,
+    options: DistillationOptions,
+    alphas_cumprod: np.ndarray,
+    image_size: int,
+    latent_shape: tuple[int, int, int],
+) -> Draws:
     """What `distillation_loss` draws with this key, seen from outside.
 
     A prior whose latents are all 0 is shown the noise alone, times sqrt(1 - a_t), and gets to know the key of each
@@ -152,21 +158,23 @@ def draws_of(key: jax.Array, options: DistillationOptions, prior: DiffusionPrior
 
     def encode(params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
         keys.append(key)
-        return jnp.zeros((1, *prior.latent_shape))
+        return jnp.zeros((1, *latent_shape))
 
     def predict(params: Any, noisy: jax.Array, *_: Any) -> jax.Array:
         shown.append(np.asarray(noisy[0], np.float64))
         return jnp.zeros_like(noisy)
 
-    zeros = dataclasses.replace(prior, params=None, encode=encode, predict_noise=predict, predict_noise_inpaint=predict)
+    spy = DiffusionPrior(
+        None, None, None, jnp.asarray(alphas_cumprod), image_size, latent_shape, encode, encode, predict, predict
+    )
     picture, known = jnp.zeros((4, 4, 3)), jnp.ones((4, 4), bool)
-    info = distillation_loss(key, options, zeros, picture, picture, known, 2250)[1]
-    alpha = float(prior.alphas_cumprod[info.timestep])
-    normal = [np.asarray(jax.random.normal(key, (1, *prior.latent_shape)))[0] for key in keys]
+    info = distillation_loss(key, options, spy, picture, picture, known, 2250)[1]
+    level = np.sqrt(1 - float(alphas_cumprod[info.timestep]))
+    normal = [np.asarray(jax.random.normal(key, (1, *latent_shape)))[0] for key in keys]
     of_terms = normal[: len(options.terms)] if options.encode == "per_term" else [normal[0]] * len(options.terms)
     return Draws(
         int(info.timestep),
-        (shown[0] / np.sqrt(1 - alpha)).astype(np.float32),
+        (shown[0] / level).astype(np.float32),
         dict(zip(options.terms, of_terms, strict=True)),
         normal[-1] if options.needs_warp else None,
     )

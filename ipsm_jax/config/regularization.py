@@ -129,7 +129,7 @@ class DepthConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GeometryConfig:
-    """Consistency of pseudo views with photos warped into them (METHOD section 6)."""
+    """Consistency of other views with the photos: of pseudo views (METHOD section 6), and of stereo pairs."""
 
     geometry: bool = False
     """Ask pseudo views to look like the photos warped into them."""
@@ -137,8 +137,20 @@ class GeometryConfig:
     """Weight of geometry consistency."""
     geometry_threshold: float = 0.1
     """Warped pixels whose normalized depths differ by this or more do not count."""
+    binocular: bool = False
+    """Ask views from a little to the side, moved back by the rendered depth, to look like the training photos."""
+    binocular_weight: float = 1.0
+    """Weight of binocular consistency."""
+    binocular_shift: float = 0.2
+    """Largest shift to either side, in units of the scene's extent."""
+    binocular_from: int = 2000
+    """Binocular consistency acts in iterations after this one."""
 
     def __post_init__(self) -> None:
+        for name in ("binocular_weight", "binocular_from"):
+            value = getattr(self, name)
+            require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
+        require(self.binocular_shift > 0, f"--binocular-shift must be positive, got {self.binocular_shift}")
         require(self.geometry_weight >= 0, f"--geometry-weight must not be negative, got {self.geometry_weight}")
         _require_threshold("geometry", self.geometry_threshold)
 

@@ -75,6 +75,12 @@ class OptimizationConfig:
     """Learning rate of the constant harmonic."""
     sh_rest_lr: float = 1.25e-4
     """Learning rate of the higher harmonics."""
+    dropout: float = 0.0
+    """Gaussians left out at random in the render of the training view, as a share; rises linearly from 0 to this."""
+    opacity_decay: float = 1.0
+    """Factor on all opacities, every --opacity-decay-interval iterations; 1 = none."""
+    opacity_decay_interval: int = 50
+    """Iterations between two decays of the opacities."""
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Background color behind all Gaussians, RGB in [0, 1]."""
     backend: Literal["auto", "native", "reference"] = "auto"
@@ -85,6 +91,12 @@ class OptimizationConfig:
         require(self.iterations >= 1, f"--iterations must be at least 1, got {self.iterations}")
         require(0 <= self.ssim_weight <= 1, f"--ssim-weight must lie in [0, 1], got {self.ssim_weight}")
         require(0 <= self.sh_degree <= 3, f"--sh-degree must be 0, 1, 2 or 3, got {self.sh_degree}")
+        require(0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, got {self.dropout}")
+        require(0 < self.opacity_decay <= 1, f"--opacity-decay must lie in (0, 1], got {self.opacity_decay}")
+        require(
+            self.opacity_decay_interval >= 1,
+            f"--opacity-decay-interval must be at least 1, got {self.opacity_decay_interval}",
+        )
         require(self.sh_degree_interval >= 1, f"--sh-degree-interval must be >= 1, got {self.sh_degree_interval}")
         for field in dataclasses.fields(self):
             if "_lr" in field.name:
@@ -217,6 +229,11 @@ class TrainConfig:
             f"training ends after {self.optimization.iterations}: lower --pseudo-from (and --pseudo-until), or raise "
             "--iterations",
         )
+        require(
+            not self.geometry.binocular or self.geometry.binocular_from < self.optimization.iterations,
+            f"--binocular begins after iteration {self.geometry.binocular_from}, and training ends after "
+            f"{self.optimization.iterations}: lower --binocular-from, or raise --iterations",
+        )
 
     @property
     def asking_for_pseudo_views(self) -> tuple[str, ...]:
@@ -259,5 +276,6 @@ PRESETS: dict[str, TrainConfig] = {
         # A fifth of the published run, and so is its schedule.
         pseudo=PseudoViewConfig(pseudo_from=400, pseudo_until=1900, pseudo_ramp=100, pseudo_list=2000),
         depth=DepthConfig(seen_depth_late_after=1900),
+        geometry=GeometryConfig(binocular_from=400),
     ),
 }

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ipsm_jax.config import ConfigError, DepthConfig, GuidanceConfig, TrainConfig
+from ipsm_jax.config import ConfigError, DepthConfig, GeometryConfig, GuidanceConfig, TrainConfig
 from ipsm_jax.data.captions import read_caption
 from ipsm_jax.data.depth_maps import read_depth_maps
 from ipsm_jax.data.scene import Scene
+from ipsm_jax.losses.binocular import BinocularOptions
 from ipsm_jax.losses.depth import DepthOptions
 from ipsm_jax.losses.distillation import DistillationOptions, Term
 from ipsm_jax.losses.schedule import GuidanceSchedule
@@ -45,7 +46,7 @@ def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str
       PriorError: weights that are missing, incomplete or not known.
       DataError: captions or depth maps that are missing or do not fit.
     """
-    if not config.wants_pseudo_views and config.depth.depth == "none":
+    if not (config.wants_pseudo_views or config.geometry.binocular) and config.depth.depth == "none":
         return None
     # What fails quickly comes first.
     sampler = _sampler(config, scene) if config.wants_pseudo_views else None
@@ -62,6 +63,7 @@ def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str
         geometry=GeometryOptions(config.geometry.geometry_weight, config.geometry.geometry_threshold)
         if config.geometry.geometry
         else None,
+        binocular=binocular_options(config.geometry),
         guidance_threshold=config.guidance.guidance_threshold,
     )
 
@@ -102,6 +104,13 @@ def depth_options(config: DepthConfig) -> DepthOptions:
         config.pseudo_depth_weight,
         "depth" if measured else "inverse",
     )
+
+
+def binocular_options(config: GeometryConfig) -> BinocularOptions | None:
+    """Options of binocular consistency, if the settings ask for it."""
+    if not config.binocular:
+        return None
+    return BinocularOptions(config.binocular_weight, config.binocular_shift, config.binocular_from)
 
 
 def prompt_of(config: GuidanceConfig, scene: Scene) -> str:

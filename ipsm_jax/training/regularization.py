@@ -7,6 +7,7 @@ the training view joins the photometric loss; all else looks at one pseudo view 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from ipsm_jax.losses.binocular import BinocularOptions, binocular_loss, shifted_camera
 from ipsm_jax.losses.depth import DepthOptions, measured_depth_loss, pseudo_depth_loss, seen_depth_loss
 from ipsm_jax.losses.distillation import DistillationInfo, DistillationOptions, distillation_loss
 from ipsm_jax.losses.schedule import GuidanceSchedule
@@ -27,6 +29,7 @@ from ipsm_jax.scene.pseudo_views import PseudoViewSampler, sample_pseudo_view
 
 PSEUDO_VIEW_STREAM = 2
 DISTILLATION_STREAM = 3
+BINOCULAR_STREAM = 5
 """Folded into the state's key; see `step.VIEW_STREAM`."""
 
 
@@ -45,7 +48,7 @@ class DepthMaps(NamedTuple):
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["sampler", "diffusion", "depth_network", "depth_maps"],
-    meta_fields=["schedule", "distillation", "depth", "geometry", "guidance_threshold"],
+    meta_fields=["schedule", "distillation", "depth", "geometry", "binocular", "guidance_threshold"],
 )
 @dataclasses.dataclass(frozen=True)
 class Regularization:
@@ -57,7 +60,7 @@ class Regularization:
       depth_network: for the depth of pseudo views; None leaves these out.
       depth_maps: of the training views, for `depth`.
       schedule: iterations with a pseudo view.
-      distillation, depth, geometry: options, None = off.
+      distillation, depth, geometry, binocular: options, None = off.
       guidance_threshold: of the mask of warped pixels that the inpainting model is shown.
     """
 
@@ -69,6 +72,7 @@ class Regularization:
     distillation: DistillationOptions | None = None
     depth: DepthOptions | None = None
     geometry: GeometryOptions | None = None
+    binocular: BinocularOptions | None = None
     guidance_threshold: float = GUIDANCE_THRESHOLD
 
     @property
@@ -80,8 +84,10 @@ class Regularization:
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of all terms, seen_depth first."""
-        return (*(() if self.depth is None else ("seen_depth",)), *self.pseudo_terms)
+        """Names of all terms: seen_depth, binocular, and those of pseudo views."""
+        seen = () if self.depth is None else ("seen_depth",)
+        binocular = () if self.binocular is None else ("binocular",)
+        return (*seen, *binocular, *self.pseudo_terms)
 
     @property
     def needs_warp(self) -> bool:
@@ -134,6 +140,31 @@ def seen_depth_term(
         raise ValueError("the depth of training views needs depth options and depth maps")
     loss = seen_depth_loss if options.maps == "inverse" else measured_depth_loss
     return options.weight_of_seen(iteration) * loss(depth, maps.values[view], maps.known[view])
+
+
+def binocular_term(
+    options: BinocularOptions,
+    draw: Callable[[Camera], Rendering],
+    photo: Float[Array, "h w 3"],
+    camera: Camera,
+    extent: Float[Array, ""],
+    key: Key[Array, ""],
+    iteration: Int[Array, ""],
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """Weighted binocular consistency of a training view, and the most pairs that a rendering took.
+
+    Args:
+      draw: renders the Gaussians, differentiable in them.
+      photo, camera: of the training view.
+      extent: of the scene, the unit of the shift.
+      key: of the run; the shift is uniform between the options' to the left and to the right.
+      iteration: counted from 1.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(key, BINOCULAR_STREAM), iteration)
+    shift = options.shift * extent * jax.random.uniform(key, minval=-1.0, maxval=1.0)
+    view, aside = draw(camera), draw(shifted_camera(camera, shift))
+    loss = binocular_loss(photo, aside.color, view.depth, view.alpha, shift, camera.intrinsics[0])
+    return options.weight * loss, jnp.maximum(view.pair_count, aside.pair_count)
 
 
 def draw_pseudo_view(

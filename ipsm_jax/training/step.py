@@ -8,12 +8,13 @@ Iterations count from 1: the iteration that follows a state is number state.step
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ipsm_jax.config import OptimizationConfig
 from ipsm_jax.losses.photometric import PhotometricTarget, compare_with_view
@@ -21,10 +22,12 @@ from ipsm_jax.rasterizer import render
 from ipsm_jax.rasterizer.rendering import Rendering
 from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import Gaussians
+from ipsm_jax.training.opacity import DROPOUT_STREAM, decayed, dropout_rate, with_dropout
 from ipsm_jax.training.optimizer import apply_gradient, learning_rates
 from ipsm_jax.training.regularization import (
     PseudoViewPictures,
     Regularization,
+    binocular_term,
     draw_pseudo_view,
     pseudo_view_terms,
     seen_depth_term,
@@ -80,13 +83,18 @@ def sh_degree_of_step(config: OptimizationConfig, step: Int[Array, ""]) -> Int[A
 def training_renderer(
     config: OptimizationConfig, state: TrainState, pair_capacity: int | None = None
 ) -> Callable[..., Rendering]:
-    """(gaussians, camera, mean2d_offset=None) -> rendering, as the iteration after `state` draws."""
+    """(gaussians, camera, mean2d_offset=None, alive=None) -> rendering, as the iteration after `state` draws."""
 
-    def draw(gaussians: Gaussians, camera: Camera, mean2d_offset: Float[Array, "n 2"] | None = None) -> Rendering:
+    def draw(
+        gaussians: Gaussians,
+        camera: Camera,
+        mean2d_offset: Float[Array, "n 2"] | None = None,
+        alive: Bool[Array, " n"] | None = None,
+    ) -> Rendering:
         return render(
             gaussians,
             camera,
-            alive=state.alive,
+            alive=state.alive if alive is None else alive,
             background=jnp.array(config.background, jnp.float32),
             sh_degree=sh_degree_of_step(config, state.step),
             mean2d_offset=mean2d_offset,
@@ -102,7 +110,7 @@ def total(terms: dict[str, Float[Array, ""]]) -> Float[Array, ""]:
     return jnp.sum(jnp.stack(list(terms.values())))
 
 
-PHASES = ("view", "render", "loss", "pseudo_view", "optimizer", "statistics")
+PHASES = ("view", "render", "loss", "binocular", "pseudo_view", "optimizer", "statistics")
 """Scopes in a step's compiled program, which profilers show."""
 
 
@@ -132,9 +140,17 @@ def train_step(
         camera = views.cameras[index]
     draw = training_renderer(config, state, pair_capacity)
 
+    def draw_training_view(gaussians: Gaussians, offset: Float[Array, "n 2"]) -> Rendering:
+        if not config.dropout:
+            return draw(gaussians, camera, offset)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, DROPOUT_STREAM), iteration)
+        rate = dropout_rate(config.dropout, iteration, config.iterations)
+        gaussians, kept = with_dropout(key, gaussians, state.alive, rate)
+        return draw(gaussians, camera, offset, kept)
+
     def loss_of(gaussians: Gaussians, mean2d_offset: Float[Array, "n 2"]) -> tuple[Array, tuple[Any, ...]]:
         with jax.named_scope("render"):
-            rendering = draw(gaussians, camera, mean2d_offset)
+            rendering = draw_training_view(gaussians, mean2d_offset)
         with jax.named_scope("loss"):
             photometric, mean_square = compare_with_view(
                 rendering.color, views.targets, index, config.ssim_weight, backend=config.backend
@@ -149,17 +165,38 @@ def train_step(
         loss_of, argnums=(0, 1), has_aux=True
     )(state.gaussians, no_offset)
 
+    if regularization is not None and (options := regularization.binocular) is not None:
+        with jax.named_scope("binocular"):
+
+            def aside(gaussians: Gaussians) -> tuple[dict[str, Array], Array]:
+                photo, extent = views.targets.image[index], views.extent
+                term, pairs = binocular_term(
+                    options, partial(draw, gaussians), photo, camera, extent, state.key, iteration
+                )
+                return {"binocular": term}, pairs
+
+            active = options.active(iteration)
+            gradient, more, most = _add_terms(active, aside, ("binocular",), state.gaussians, gradient)
+        terms, pairs = terms | more, jnp.maximum(pairs, most)
     if regularization is not None and regularization.pseudo_terms:
         with jax.named_scope("pseudo_view"):
-            gradient, pseudo_terms, pseudo_pairs = _add_pseudo_view(
-                regularization, views, state, iteration, draw, gradient
-            )
-        terms, pairs = terms | pseudo_terms, jnp.maximum(pairs, pseudo_pairs)
+
+            def unseen(gaussians: Gaussians) -> tuple[dict[str, Array], Array]:
+                terms, _, pairs = look_at_pseudo_view(regularization, views, state, iteration, draw, gaussians)
+                return terms, pairs
+
+            active, names = regularization.schedule.active(iteration), regularization.pseudo_terms
+            gradient, more, most = _add_terms(active, unseen, names, state.gaussians, gradient)
+        terms, pairs = terms | more, jnp.maximum(pairs, most)
     with jax.named_scope("optimizer"):
         rates = learning_rates(config, views.extent, state.step)
         gaussians, moments = apply_gradient(
             state.gaussians, gradient, state.moments, rates, alive=state.alive, backend=config.backend
         )
+        if config.opacity_decay < 1:
+            due = iteration % config.opacity_decay_interval == 0
+            logits = decayed(gaussians.opacity_logits, jnp.where(due, config.opacity_decay, 1.0))
+            gaussians = gaussians._replace(opacity_logits=logits)
     with jax.named_scope("statistics"):
         statistics = add_to_statistics(state.statistics, mean2d_gradient, radii, camera.width, camera.height)
     new_state = state._replace(gaussians=gaussians, moments=moments, statistics=statistics, step=iteration)
@@ -167,28 +204,27 @@ def train_step(
     return new_state, StepInfo(total(terms), psnr, pairs, terms)
 
 
-def _add_pseudo_view(
-    regularization: Regularization,
-    views: TrainingViews,
-    state: TrainState,
-    iteration: Int[Array, ""],
-    draw: Callable[..., Rendering],
+def _add_terms(
+    active: Bool[Array, ""],
+    terms_of: Callable[[Gaussians], tuple[dict[str, Array], Array]],
+    names: tuple[str, ...],
+    gaussians: Gaussians,
     gradient: Gaussians,
 ) -> tuple[Gaussians, dict[str, Array], Int[Array, ""]]:
-    """The gradient with that of the pseudo view's terms added, these terms, and the most pairs of a rendering."""
+    """If they are active: the gradient with that of these terms added, the terms, and the pairs of their renderings."""
 
-    def with_pseudo_view(gradient: Gaussians) -> tuple[Gaussians, dict[str, Array], Array]:
+    def with_terms(gradient: Gaussians) -> tuple[Gaussians, dict[str, Array], Array]:
         def loss_of(gaussians: Gaussians) -> tuple[Array, tuple[dict[str, Array], Array]]:
-            terms, _, pairs = look_at_pseudo_view(regularization, views, state, iteration, draw, gaussians)
+            terms, pairs = terms_of(gaussians)
             return total(terms), (terms, pairs)
 
-        more, (terms, pairs) = jax.grad(loss_of, has_aux=True)(state.gaussians)
+        more, (terms, pairs) = jax.grad(loss_of, has_aux=True)(gaussians)
         return jax.tree.map(jnp.add, gradient, more), terms, pairs
 
     def without(gradient: Gaussians) -> tuple[Gaussians, dict[str, Array], Array]:
-        return gradient, {name: jnp.zeros(()) for name in regularization.pseudo_terms}, jnp.zeros((), jnp.int32)
+        return gradient, {name: jnp.zeros(()) for name in names}, jnp.zeros((), jnp.int32)
 
-    return lax.cond(regularization.schedule.active(iteration), with_pseudo_view, without, gradient)
+    return lax.cond(active, with_terms, without, gradient)
 
 
 def look_at_pseudo_view(

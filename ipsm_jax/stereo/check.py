@@ -6,7 +6,6 @@ from the first. The two views agree where this ends within a pixel of where it b
 
 from __future__ import annotations
 
-
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -36,19 +35,38 @@ def agreement(
     """
     u, v = pixel_centers(reference.width, reference.height)
     known = depth > 0
-    there = project(pair(reference, other), u, v, 1 / jnp.where(known, depth, 1.0), other)
+    there = project(pair(reference, other), u, v, 1 / jnp.where(known, depth, 1.0), other.height, other.width)
     known &= there.visible
-    column = jnp.clip(jnp.where(known, there.x, 0.0).astype(jnp.int32), 0, other.width - 1)
-    row = jnp.clip(jnp.where(known, there.y, 0.0).astype(jnp.int32), 0, other.height - 1)
-    found = other_depth[row, column]
+    found = _depth_at(other_depth, jnp.where(known, there.x, 0.0), jnp.where(known, there.y, 0.0), difference)
     known &= found > 0
     safe = jnp.where(known, found, 1.0)
     # From the exact place, not the center of the pixel that its depth was read from.
-    back = project(pair(other, reference), there.x, there.y, 1 / safe, reference)
+    back = project(pair(other, reference), there.x, there.y, 1 / safe, reference.height, reference.width)
     again = back.depth * safe
     near = (back.x - u) ** 2 + (back.y - v) ** 2 < reprojection**2
     agrees = known & back.visible & near & (jnp.abs(again - depth) < difference * depth)
     return agrees, jnp.where(agrees, again, 0.0)
+
+
+def _depth_at(depth: Float[Array, "h w"], x: Float[Array, "m n"], y: Float[Array, "m n"], difference: float) -> Array:
+    """Depth at columns x and rows y: interpolated on a surface, that of the pixel itself beside an edge or a hole.
+
+    Inverse depth is what is linear in the image on a plane.
+    """
+    height, width = depth.shape
+    pixel = depth[jnp.clip(y.astype(jnp.int32), 0, height - 1), jnp.clip(x.astype(jnp.int32), 0, width - 1)]
+    x, y = jnp.clip(x - 0.5, 0, width - 1), jnp.clip(y - 0.5, 0, height - 1)
+    column, row = x.astype(jnp.int32), y.astype(jnp.int32)
+    right, down = x - column, y - row
+    columns, rows = (column, jnp.minimum(column + 1, width - 1)), (row, jnp.minimum(row + 1, height - 1))
+    corners = [depth[r, c] for r in rows for c in columns]
+    smooth = jnp.ones(pixel.shape, bool)
+    for corner in corners:
+        smooth &= (corner > 0) & (jnp.abs(corner - pixel) < 2 * difference * pixel)
+    upper_left, upper_right, lower_left, lower_right = (1 / jnp.where(smooth, corner, 1.0) for corner in corners)
+    upper = upper_left + right * (upper_right - upper_left)
+    lower = lower_left + right * (lower_right - lower_left)
+    return jnp.where(smooth, 1 / (upper + down * (lower - upper)), pixel)
 
 
 def cross_check(
@@ -76,5 +94,3 @@ def cross_check(
         return total / (count + 1), count >= agreeing
 
     return lax.map(one, jnp.arange(views))
-
-

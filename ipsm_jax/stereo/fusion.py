@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import UInt8
 
 from ipsm_jax.data.scene import PointCloud
 from ipsm_jax.scene.camera import Camera
+from ipsm_jax.stereo.depths import StereoDepths
 
 VOXEL = 2.0  # side of a voxel in pixel footprints
 
@@ -14,8 +15,7 @@ VOXEL = 2.0  # side of a voxel in pixel footprints
 def fuse_points(
     cameras: Camera,
     images: UInt8[np.ndarray, "v h w 3"],
-    depths: Float[np.ndarray, "v h w"],
-    confident: Bool[np.ndarray, "v h w"],
+    depths: StereoDepths,
 ) -> PointCloud:
     """One point per voxel that confident pixels fall into: their mean position and mean colour.
 
@@ -25,7 +25,7 @@ def fuse_points(
     matrices, lenses = np.asarray(cameras.camera_from_world, np.float64), np.asarray(cameras.intrinsics, np.float64)
     positions, colors, levels = [], [], []
     for matrix, (fx, fy, cx, cy), image, depth, mask in zip(
-        matrices, lenses, np.asarray(images), np.asarray(depths), np.asarray(confident), strict=True
+        matrices, lenses, np.asarray(images), depths.depth, depths.confident, strict=True
     ):
         row, column = np.nonzero(mask & (depth > 0))
         z = depth[row, column].astype(np.float64)

@@ -63,9 +63,14 @@ def pair(reference: Camera, source: Camera) -> Pair:
 
 
 def project(
-    relation: Pair, u: Float[Array, "h w"], v: Float[Array, "h w"], inverse_depth: Float[Array, "h w"], size: Camera
+    relation: Pair,
+    u: Float[Array, "h w"],
+    v: Float[Array, "h w"],
+    inverse_depth: Float[Array, "h w"],
+    height: int,
+    width: int,
 ) -> Projection:
-    """Where pixels (u, v) of the reference lie in the source, whose image has the size of the camera `size`."""
+    """Where pixels (u, v) of the reference lie in the source, whose image has `height` x `width` pixels."""
     a, b = relation
 
     # Written out: as a matrix product it would be no part of the loop that samples.
@@ -76,7 +81,7 @@ def project(
     before = depth > 1e-6
     scale = 1.0 / jnp.where(before, depth, 1.0)
     x, y = row(0) * scale, row(1) * scale
-    return Projection(x, y, depth, before & (x >= 0) & (x <= size.width) & (y >= 0) & (y <= size.height))
+    return Projection(x, y, depth, before & (x >= 0) & (x <= width) & (y >= 0) & (y <= height))
 
 
 def pixel_centers(width: int, height: int) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:

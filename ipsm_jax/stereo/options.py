@@ -22,6 +22,7 @@ class StereoOptions:
       slant_penalty: added to the cost of slanted planes, in units of 1 - ZNCC.
       planes: inverse depths searched at; None takes one per half pixel of the widest disparity range.
       most_planes: bound for that; time and memory grow with it.
+      most_cells: entries of the volume of costs; larger images are matched in strips of rows.
       coarse_above: pixels of the longer side above which depth is found at half the size first, then refined.
       small_penalty, large_penalty: P1 and P2 of semi-global matching, in units of 1 - ZNCC.
       contrast: P2 is divided by 1 + contrast x the difference of neighboring grey values in [0, 1].
@@ -38,6 +39,7 @@ class StereoOptions:
     slant_penalty: float = 0.02
     planes: int | None = None
     most_planes: int = 384
+    most_cells: int = 64_000_000
     coarse_above: int = 700
     small_penalty: float = 0.06
     large_penalty: float = 1.0

@@ -1,24 +1,23 @@
-"""The cost of depths: how unlike a view's windows are what the other views show on planes swept through space.
+"""The cost of depths: how unlike a view's windows are what the other views show on surfaces swept through space.
 
-Planes have the inverse depth w(u, v) = scale x shape(u, v). A constant shape makes them parallel to the image, a shape
-linear in the ray makes them slanted, and a depth map's own inverse makes them copies of it, so that one sweep serves
-all. The cost is the mean of 1 - ZNCC over windows of 3 x 3 and 7 x 7 pixels, clipped to [0, 1]; ZNCC does not change with
-brightness and contrast, so exposures may differ. It is kept as uint8, 255 = 1: a volume of planes is what memory
-goes into. Planes come one after the other, so nothing else needs more than a few images.
+Surfaces have the inverse depth w(u, v) = base + step x slope, for many steps. With base 0 and slope 1 these are planes
+parallel to the image, with a slope linear in the ray they are slanted, and with a depth map as base they are its
+neighbors: one sweep serves all. The cost is the mean of 1 - ZNCC over windows of 3 x 3 and 7 x 7 pixels, clipped to
+[0, 1]; ZNCC does not change with brightness and contrast, so exposures may differ. It is kept as uint8, 255 = 1: the
+volume of costs is what memory goes into. Surfaces come one after the other, so all else takes a few images.
 
 Images are (H, W) grey in [0, 1].
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, UInt8, UInt32
 
-from ipsm_jax.scene.camera import Camera
 from ipsm_jax.stereo.geometry import Pair, project
 
 UNSEEN = 0.6
@@ -26,6 +25,7 @@ UNSEEN = 0.6
 COST_UNIT = 255.0
 _RADII = (1, 3)  # of the windows
 _PAD = max(_RADII)
+_LEAST_COSINE = 0.2
 _NOISE = 4e-5
 """Variance added to that of a window, about that of rounding to 8 bits and sensor noise (1.6 grey levels of 255)."""
 
@@ -72,29 +72,32 @@ def _box_means(padded: Float[Array, "hp wp"]) -> list[Float[Array, "h w"]]:
     height, width = (n - 2 * _PAD for n in padded.shape)
     means = []
     for radius in _RADII:
-        offsets = range(_PAD - radius, _PAD + radius + 1)
-        columns = sum(lax.slice_in_dim(padded, i, i + height, axis=0) for i in offsets)
-        total = sum(lax.slice_in_dim(columns, i, i + width, axis=1) for i in offsets)
-        means.append(total / (2 * radius + 1) ** 2)
+        columns = _sum_of_shifted(padded, radius, height, axis=0)
+        means.append(_sum_of_shifted(columns, radius, width, axis=1) / (2 * radius + 1) ** 2)
     return means
 
 
-def plane_costs(
+def _sum_of_shifted(padded: Array, radius: int, size: int, axis: int) -> Array:
+    # Sums of slices become one loop; on the CPU neither a convolution nor a windowed reduction is as fast.
+    offsets = range(_PAD - radius, _PAD + radius + 1)
+    return functools.reduce(jnp.add, [lax.slice_in_dim(padded, i, i + size, axis=axis) for i in offsets])
+
+
+def surface_costs(
     image: Float[Array, "h w"],
-    camera: Camera,
     sources: Sources,
-    shape: Float[Array, "h w"],
-    scales: Float[Array, " d"],
+    base: Float[Array, "h w"],
+    slope: Float[Array, "h w"],
+    steps: Float[Array, " d"],
     best: int,
 ) -> UInt8[Array, "d h w"]:
-    """Costs of the planes scale x shape, for each pixel the mean over its `best` cheapest sources that see it.
+    """Costs of the surfaces base + step x slope, for each pixel the mean over its `best` cheapest sources that see it.
 
     Args:
-      image: the reference.
-      camera: its camera; of the sources' size too.
+      image: the reference, or some of its rows (`sources.relation` is then that of a camera that has only those).
       sources: what it is compared with.
-      shape: inverse depth of the plane of scale 1, in 1 / world units.
-      scales: of the planes.
+      base, slope: in 1 / world units.
+      steps: of the surfaces.
       best: how many sources count, 1 or more.
     """
     height, width = image.shape
@@ -102,14 +105,13 @@ def plane_costs(
     column = jnp.clip(jnp.arange(-_PAD, width + _PAD), 0, width - 1)
     row = jnp.clip(jnp.arange(-_PAD, height + _PAD), 0, height - 1)
     u, v = jnp.meshgrid(column + 0.5, row + 0.5)
-    shape = jnp.pad(shape, _PAD, mode="edge")
-    image = jnp.pad(image, _PAD, mode="edge")
+    image, base, slope = (jnp.pad(array, _PAD, mode="edge") for array in (image, base, slope))
     means = _box_means(image)
     spreads = [_inverse_deviation(s, m) for s, m in zip(_box_means(image * image), means, strict=True)]
 
     def source_cost(packed: Array, relation: Pair, inverse_depth: Array) -> Float[Array, "h w"]:
         """1 - ZNCC, 2 where the source does not see the pixel."""
-        at = project(relation, u, v, inverse_depth, camera)
+        at = project(relation, u, v, inverse_depth, *packed.shape)
         seen = interpolate(packed, at.x, at.y)
         likeness = jnp.zeros((height, width))
         windows = zip(_box_means(seen), _box_means(seen * seen), _box_means(seen * image), means, spreads, strict=True)
@@ -118,27 +120,27 @@ def plane_costs(
         cost = jnp.clip(1 - likeness / len(_RADII), 0, 1)
         return jnp.where(at.visible[_PAD:-_PAD, _PAD:-_PAD], cost, 2.0)
 
-    def cost_of(scale: Array) -> UInt8[Array, "h w"]:
-        costs = []
-        for i in range(sources.used.shape[0]):
-            relation = Pair(sources.relation.infinite[i], sources.relation.epipole[i])
-            costs.append(
-                lax.cond(
-                    sources.used[i],
-                    lambda i=i, relation=relation: source_cost(sources.packed[i], relation, scale * shape),
-                    lambda: jnp.full((height, width), 2.0),
-                )
-            )
-        return jnp.round(_mean_of_best(costs, best) * COST_UNIT).astype(jnp.uint8)
+    def cost_of(step: Array) -> UInt8[Array, "h w"]:
+        inverse_depth = base + step * slope
 
-    return lax.map(cost_of, scales)
+        def cost(i: int) -> Float[Array, "h w"]:
+            relation = Pair(sources.relation.infinite[i], sources.relation.epipole[i])
+            unseen = jnp.full((height, width), 2.0)
+            return lax.cond(
+                sources.used[i], lambda: source_cost(sources.packed[i], relation, inverse_depth), lambda: unseen
+            )
+
+        costs = [cost(i) for i in range(sources.used.shape[0])]
+        return jnp.round(mean_of_best(costs, best) * COST_UNIT).astype(jnp.uint8)
+
+    return lax.map(cost_of, steps)
 
 
 def _inverse_deviation(square: Array, mean: Array) -> Array:
     return 1 / jnp.sqrt(jnp.maximum(square - mean * mean, 0) + _NOISE)
 
 
-def _mean_of_best(costs: list[Float[Array, "h w"]], best: int) -> Float[Array, "h w"]:
+def mean_of_best(costs: list[Float[Array, "h w"]], best: int) -> Float[Array, "h w"]:
     """Mean of the `best` smallest costs that are at most 1, `UNSEEN` where none is."""
     costs = list(costs)
     # Sorted by exchanging neighbors: for so few, much faster than a sort.
@@ -146,63 +148,59 @@ def _mean_of_best(costs: list[Float[Array, "h w"]], best: int) -> Float[Array, "
         for i in range(last):
             costs[i], costs[i + 1] = jnp.minimum(costs[i], costs[i + 1]), jnp.maximum(costs[i], costs[i + 1])
     seen = [cost <= 1 for cost in costs[:best]]
-    count = sum(s.astype(jnp.float32) for s in seen)
-    total = sum(jnp.where(s, cost, 0.0) for s, cost in zip(seen, costs, strict=False))
+    count = functools.reduce(jnp.add, [s.astype(jnp.float32) for s in seen])
+    total = functools.reduce(jnp.add, [jnp.where(s, cost, 0.0) for s, cost in zip(seen, costs, strict=False)])
     return jnp.where(count > 0, total / jnp.maximum(count, 1), UNSEEN)
 
 
-def slanted_costs(
+def plane_costs(
     image: Float[Array, "h w"],
-    camera: Camera,
     sources: Sources,
     ray_x: Float[Array, "h w"],
     ray_y: Float[Array, "h w"],
-    scales: Float[Array, " d"],
+    inverse_depths: Float[Array, " d"],
     slants: Float[Array, "f 2"],
     penalty: float,
     best: int,
 ) -> UInt8[Array, "d h w"]:
-    """Costs of inverse depths `scales`, each the smallest over planes parallel to the image and slanted ones.
+    """Costs of inverse depths, each the smallest over a plane parallel to the image and slanted ones through the point.
 
     Args:
-      image, camera, sources, best: as above.
+      image, sources, best: as above.
       ray_x, ray_y: rays through the pixels, at z = 1.
-      scales: inverse depths, evenly spaced, increasing.
-      slants: tangents of the angles between normals and optical axis, horizontal and vertical.
+      inverse_depths: at least two, evenly spaced, increasing.
+      slants: tangents of the angles between normals and optical axis, horizontal and vertical; F may be 0.
       penalty: added to the cost of slanted planes.
     """
-    parallel = plane_costs(image, camera, sources, jnp.ones_like(image), scales, best)
+    zero, one = jnp.zeros_like(image), jnp.ones_like(image)
+    parallel = surface_costs(image, sources, zero, one, inverse_depths, best)
+    if not len(slants):
+        return parallel
     length = jnp.sqrt(1 + ray_x**2 + ray_y**2)
-    first, step, count = scales[0], scales[1] - scales[0], scales.shape[0]
+    count = len(inverse_depths)
 
     def with_slant(volume: UInt8[Array, "d h w"], slant: Float[Array, " 2"]) -> tuple[UInt8[Array, "d h w"], None]:
-        shape = 1 + slant[0] * ray_x + slant[1] * ray_y
+        slope = 1 + slant[0] * ray_x + slant[1] * ray_y
         # Cosine of the angle between normal and ray: planes seen from behind or almost along them say nothing.
-        cosine = shape / (length * jnp.sqrt(1 + jnp.sum(slant**2)))
-        facing = cosine > _LEAST_COSINE
-        low, high = jnp.min(jnp.where(facing, shape, jnp.inf)), jnp.max(jnp.where(facing, shape, 0.0))
-        # Planes that pass every pixel at every inverse depth searched, then each pixel's costs looked up between them.
-        begin, end = first / high, scales[-1] / low
-        slanted_scales = begin + (end - begin) * jnp.linspace(0, 1, count)
-        costs = plane_costs(image, camera, sources, jnp.where(facing, shape, 1.0), slanted_scales, best)
+        facing = slope / (length * jnp.sqrt(1 + jnp.sum(slant**2))) > _LEAST_COSINE
+        slope = jnp.where(facing, slope, 1.0)
+        # Planes that pass every pixel at every inverse depth; each pixel's costs are then looked up between them.
+        first, last = inverse_depths[0] / jnp.max(slope), inverse_depths[-1] / jnp.min(slope)
+        costs = surface_costs(image, sources, zero, slope, jnp.linspace(first, last, count), best)
 
-        def at(pair: tuple[Array, Array]) -> UInt8[Array, "h w"]:
-            inverse_depth, old = pair
-            index = jnp.clip((inverse_depth / shape - begin) / (end - begin) * (count - 1), 0, count - 1.001)
-            plane = jnp.where(facing, index, 0).astype(jnp.int32)
-            lower = jnp.take_along_axis(costs, plane[None], axis=0)[0].astype(jnp.float32)
-            upper = jnp.take_along_axis(costs, plane[None] + 1, axis=0)[0].astype(jnp.float32)
-            cost = lower + (index - plane) * (upper - lower) + penalty * COST_UNIT
-            return jnp.where(facing, jnp.minimum(old, jnp.round(cost).astype(jnp.uint8)), old)
+        def smaller(plane: tuple[Array, Array]) -> UInt8[Array, "h w"]:
+            inverse_depth, known = plane
+            index = jnp.clip((inverse_depth / slope - first) / (last - first) * (count - 1), 0, count - 1)
+            lower = jnp.clip(index.astype(jnp.int32), 0, count - 2)
+            below, above = (
+                jnp.take_along_axis(costs, (lower + i)[None], axis=0)[0].astype(jnp.float32) for i in (0, 1)
+            )
+            cost = below + (index - lower) * (above - below) + penalty * COST_UNIT
+            return jnp.where(facing & (cost < known), jnp.round(cost), known).astype(jnp.uint8)
 
-        return lax.map(at, (scales, volume)), None
+        return lax.map(smaller, (inverse_depths, volume)), None
 
-    del step
-    volume, _ = lax.scan(with_slant, parallel, slants)
-    return volume
-
-
-_LEAST_COSINE = 0.2
+    return lax.scan(with_slant, parallel, slants)[0]
 
 
 def grey(images: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w"]:
@@ -216,4 +214,4 @@ def halved_image(image: Float[Array, "h w"]) -> Float[Array, "h2 w2"]:
     height, width = image.shape
     image = jnp.pad(image, ((0, height % 2), (0, width % 2)), mode="edge")
     height, width = image.shape
-    return jax.numpy.mean(image.reshape(height // 2, 2, width // 2, 2), axis=(1, 3))
+    return jnp.mean(image.reshape(height // 2, 2, width // 2, 2), axis=(1, 3))

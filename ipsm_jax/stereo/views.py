@@ -29,6 +29,7 @@ class Plan(NamedTuple):
       sources: (V, S) int32 indices of views, best first.
       used: (V, S) bool, False where a view has fewer.
       inverse_depths: (V, 2) float32, farthest and nearest plane in 1 / world units.
+      half_pixel: (V,) float32, change of inverse depth that moves a point by half a pixel in the farthest source.
       planes: how many.
       wide: whether some view's sources are so far apart that slanted planes are needed.
     """
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
     sources: np.ndarray
     used: np.ndarray
     inverse_depths: np.ndarray
+    half_pixel: np.ndarray
     planes: int
     wide: bool
 
@@ -52,9 +54,7 @@ def plan(cameras: Camera, bounds: np.ndarray, options: StereoOptions, shrink: in
     Raises:
       StereoError: if there are fewer than two views, a bound is not 0 < nearest < farthest, or no two views overlap.
     """
-    matrices, lenses = (
-        np.asarray(a, np.float64) for a in (cameras.camera_from_world, cameras.intrinsics)
-    )
+    matrices, lenses = (np.asarray(a, np.float64) for a in (cameras.camera_from_world, cameras.intrinsics))
     bounds = np.asarray(bounds, np.float64)
     views = len(matrices)
     if views < 2:
@@ -68,7 +68,7 @@ def plan(cameras: Camera, bounds: np.ndarray, options: StereoOptions, shrink: in
     inverse = np.stack([1 / (FARTHER * bounds[:, 1]), 1 / (NEARER * bounds[:, 0])], axis=1)
     most = min(options.sources, views - 1)
     sources, used = np.zeros((views, most), np.int32), np.zeros((views, most), bool)
-    disparity, widest = 0.0, 0.0
+    disparity, widest = np.zeros(views), 0.0
     for i in range(views):
         candidates = []
         for j in range(views):
@@ -83,20 +83,28 @@ def plan(cameras: Camera, bounds: np.ndarray, options: StereoOptions, shrink: in
         kept = [c for c in candidates if not c[0]] or candidates[:1]
         for k, (_, angle, j, moved) in enumerate(kept[:most]):
             sources[i, k], used[i, k] = j, True
-            disparity, widest = max(disparity, moved), max(widest, angle)
+            disparity[i], widest = max(disparity[i], moved), max(widest, angle)
     if not used.any():
         raise StereoError(
             f"no two of the {views} views see the same part of the scene from different places within the depth "
             "bounds, so depth cannot be found from them: check poses and bounds, or choose other training views"
         )
-    planes = options.planes or int(np.clip(2 * disparity / shrink, 2 * _PLANE_STEP, options.most_planes))
+    planes = options.planes or int(np.clip(2 * disparity.max() / shrink, 2 * _PLANE_STEP, options.most_planes))
     if options.planes is None:
         planes = -(-planes // _PLANE_STEP) * _PLANE_STEP
-    return Plan(sources, used, inverse.astype(np.float32), planes, widest > options.wide_angle)
+    half_pixel = 0.5 * (inverse[:, 1] - inverse[:, 0]) / np.maximum(disparity, _LEAST_DISPARITY)
+    return Plan(
+        sources, used, inverse.astype(np.float32), half_pixel.astype(np.float32), planes, widest > options.wide_angle
+    )
 
 
 def _relation(
-    reference: np.ndarray, lens: np.ndarray, source: np.ndarray, source_lens: np.ndarray, size: Camera, inverse: np.ndarray
+    reference: np.ndarray,
+    lens: np.ndarray,
+    source: np.ndarray,
+    source_lens: np.ndarray,
+    size: Camera,
+    inverse: np.ndarray,
 ) -> tuple[float, float, float]:
     """Share of the reference's rays and depths that the source sees, disparity range in pixels, angle in degrees.
 
@@ -105,7 +113,7 @@ def _relation(
     fx, fy, cx, cy = lens
     u, v = np.meshgrid((np.arange(_GRID) + 0.5) / _GRID * size.width, (np.arange(_GRID) + 0.5) / _GRID * size.height)
     rays = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones_like(u)], axis=-1).reshape(-1, 1, 3)
-    w = np.linspace(*inverse, _DEPTHS)
+    w = np.linspace(inverse[0], inverse[1], _DEPTHS)
     points = rays / w[None, :, None]
     rotation = source[:3, :3] @ reference[:3, :3].T
     translation = source[:3, 3] - rotation @ reference[:3, 3]

@@ -6,6 +6,7 @@ from the first. The two views agree where this ends within a pixel of where it b
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -80,6 +81,7 @@ def cross_check(
       reprojection, difference: as above.
       agreeing: number of other views.
     """
+    cameras = jax.tree.map(jnp.asarray, cameras)
     views = depths.shape[0]
 
     def one(i: Int[Array, ""]) -> tuple[Float[Array, "h w"], Bool[Array, "h w"]]:

@@ -221,7 +221,7 @@ def _choose(
     """Index of the surface of each pixel, with a fraction, and its cost."""
     small, large = (round(sweep.COST_UNIT * p) for p in (options.small_penalty, options.large_penalty))
     total = matching.aggregate(volume, image, small, large, options.contrast)
-    index = matching.median3(matching.best_plane(total))
+    index = matching.smoothed(matching.median3(matching.best_plane(total, volume)))
     cost = jnp.take_along_axis(volume, jnp.round(index).astype(jnp.int32)[None], axis=0)[0]
     return index, cost.astype(jnp.float32) / sweep.COST_UNIT
 

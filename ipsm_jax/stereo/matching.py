@@ -82,16 +82,18 @@ def _shifted(rows: Array, columns: int, fill: float) -> Array:
     return jnp.concatenate(parts, axis=1)
 
 
-def best_plane(total: Int16[Array, "h d w"]) -> Float[Array, "h w"]:
-    """Index of the cheapest plane, between planes by the parabola through it and its two neighbors."""
+def best_plane(total: Int16[Array, "h d w"], costs: UInt8[Array, "d h w"]) -> Float[Array, "h w"]:
+    """Index of the plane with the smallest sum, between planes by the parabola through the costs of its neighbors.
+
+    The costs themselves and not their sums: P1 makes these steep to either side of a whole plane, which would draw all
+    depths to whole planes.
+    """
     planes = total.shape[1]
     index = jnp.argmin(total, axis=1)
     inner = jnp.clip(index, 1, planes - 2)
-
-    def at(offset: int) -> Float[Array, "h w"]:
-        return jnp.take_along_axis(total, (inner + offset)[:, None], axis=1)[:, 0].astype(jnp.float32)
-
-    before, here, after = at(-1), at(0), at(1)
+    before, here, after = (
+        jnp.take_along_axis(costs, (inner + offset)[None], axis=0)[0].astype(jnp.float32) for offset in (-1, 0, 1)
+    )
     curvature = before - 2 * here + after
     offset = jnp.where(curvature > 0, 0.5 * (before - after) / jnp.where(curvature > 0, curvature, 1.0), 0.0)
     # At the first and the last plane there is no parabola.
@@ -108,6 +110,19 @@ def median3(values: Float[Array, "h w"]) -> Float[Array, "h w"]:
     highest_low = jnp.maximum(jnp.maximum(low[0], low[1]), low[2])
     lowest_high = jnp.minimum(jnp.minimum(high[0], high[1]), high[2])
     return _sorted3(highest_low, _sorted3(*middle)[1], lowest_high)[1]
+
+
+def smoothed(index: Float[Array, "h w"]) -> Float[Array, "h w"]:
+    """Mean over those of the 3 x 3 pixels that differ by less than one plane from the middle: edges stay."""
+    height, width = index.shape
+    padded = jnp.pad(index, 1, constant_values=-jnp.inf)
+    total, count = jnp.zeros_like(index), jnp.zeros_like(index)
+    for i in range(3):
+        for j in range(3):
+            other = lax.dynamic_slice(padded, (i, j), (height, width))
+            near = jnp.abs(other - index) < 1
+            total, count = total + jnp.where(near, other, 0.0), count + near
+    return total / count
 
 
 def _sorted3(a: Array, b: Array, c: Array) -> tuple[Array, Array, Array]:

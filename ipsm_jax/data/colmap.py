@@ -65,7 +65,7 @@ def read_model(folder: Path) -> ColmapModel:
     return model
 
 
-def _read_points(folder: Path) -> ModelPoints | None:
+def read_points(folder: Path) -> ModelPoints | None:
     """Points of a model, None if it has no points3D file."""
     if (folder / "points3D.bin").is_file():
         return colmap_binary.read_points(folder / "points3D.bin")
@@ -83,7 +83,7 @@ def sparse_points(root: Path) -> PointCloud | None:
       DataError: for a broken points3D file.
     """
     for name in MODEL_FOLDERS:
-        points = _read_points(root / name)
+        points = read_points(root / name)
         if points is not None and len(points.positions):
             return PointCloud(points.positions.astype(np.float32), points.colors.astype(np.float32) / 255)
     return None
@@ -170,7 +170,7 @@ def _bounds(
         notes.append(
             f"{POSES_BOUNDS} has {len(bounds)} rows and the COLMAP model {len(images)} images; only the model is used"
         )
-    points = _read_points(folder)
+    points = read_points(folder)
     if points is None or not len(points.positions):
         notes.append("the COLMAP model has no points, so depth bounds are not known")
         return None, False

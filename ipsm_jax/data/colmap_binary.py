@@ -131,11 +131,11 @@ def read_points(path: Path) -> ModelPoints:
     """
     cursor = _Cursor(path)
     count = cursor.count(_POINT.size, "points")
-    positions, colors = np.empty((count, 3)), np.empty((count, 3), np.uint8)
+    positions, colors, errors = np.empty((count, 3)), np.empty((count, 3), np.uint8), np.empty(count)
     lengths = np.empty(count, np.int64)
     tracks = []
     for i in range(count):
-        _, *values, _, length = cursor.take(_POINT, "a point")
+        _, *values, errors[i], length = cursor.take(_POINT, "a point")
         cursor.need(length * _TRACK_BYTES, f"the track of point {i}")
         positions[i], colors[i], lengths[i] = values[:3], values[3:6], length
         end = cursor.at + length * _TRACK_BYTES
@@ -144,5 +144,5 @@ def read_points(path: Path) -> ModelPoints:
     cursor.finish("points")
     pairs = np.frombuffer(b"".join(tracks), "<u4").reshape(-1, 2)
     return checked_points(
-        ModelPoints(positions, colors, pairs[:, 0].astype(np.int64), np.repeat(np.arange(count), lengths)), path
+        ModelPoints(positions, colors, errors, pairs[:, 0].astype(np.int64), np.repeat(np.arange(count), lengths)), path
     )

@@ -55,10 +55,13 @@ class ModelImage(NamedTuple):
 
 
 class ModelPoints(NamedTuple):
-    """P points: positions (P, 3) float64, colors (P, 3) uint8, and who sees them as T (image id, point index) pairs."""
+    """P points: positions (P, 3) float64, colors (P, 3) uint8, mean reprojection errors (P,) float64 in pixels, and who
+    sees them as T (image id, point index) pairs.
+    """
 
     positions: np.ndarray
     colors: np.ndarray
+    errors: np.ndarray
     track_images: np.ndarray
     track_points: np.ndarray
 

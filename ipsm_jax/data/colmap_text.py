@@ -108,6 +108,7 @@ def read_points(path: Path) -> ModelPoints:
     """
     positions: list[tuple[float, ...]] = []
     colors: list[list[int]] = []
+    errors: list[float] = []
     images: list[int] = []
     points: list[int] = []
     for number, line in _lines(path):
@@ -123,7 +124,9 @@ def read_points(path: Path) -> ModelPoints:
         track = [_int(word, where) for word in words[8::2]]
         images.extend(track)
         points.extend([len(positions)] * len(track))
-        positions.append(_floats(words[1:4], where))
+        *position, error = _floats([*words[1:4], words[7]], where)
+        positions.append(tuple(position))
+        errors.append(error)
         colors.append(color)
     try:
         seen_by = np.asarray(images, np.int64)
@@ -133,6 +136,7 @@ def read_points(path: Path) -> ModelPoints:
         ModelPoints(
             np.asarray(positions, np.float64).reshape(-1, 3),
             np.asarray(colors, np.uint8).reshape(-1, 3),
+            np.asarray(errors, np.float64),
             seen_by,
             np.asarray(points, np.int64),
         ),

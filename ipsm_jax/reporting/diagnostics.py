@@ -14,7 +14,7 @@ from ipsm_jax.losses.distillation import DistillationOptions
 from ipsm_jax.rasterizer.native import default_pair_capacity
 from ipsm_jax.rasterizer.pairs import fit_pairs
 from ipsm_jax.reporting.files import to_uint8
-from ipsm_jax.reporting.pictures import depth_picture, depth_range, strip
+from ipsm_jax.reporting.pictures import EMPTY_COLOR, depth_picture, depth_range, error_picture, strip
 from ipsm_jax.training.diagnostics import Diagnosis, diagnose
 from ipsm_jax.training.regularization import Regularization
 from ipsm_jax.training.state import TrainState
@@ -77,6 +77,8 @@ def diagnosis_picture(
             row["known to the inpainting model"] = covered(diagnosis.warped, diagnosis.guidance_mask)
         if diagnosis.geometry_mask is not None:
             row["what counts for geometry"] = covered(diagnosis.warped, diagnosis.geometry_mask)
+            difference = error_picture(pseudo.color, diagnosis.warped)
+            row["there: difference to the pseudo view"] = covered(difference, diagnosis.geometry_mask, EMPTY_COLOR)
         rows.append(row)
     if (info := diagnosis.distillation) is not None and options is not None:
         row, pictures = {}, info.pictures
@@ -104,9 +106,9 @@ def diagnosis_figures(diagnosis: Diagnosis, options: DistillationOptions | None)
     return figures
 
 
-def covered(image: Any, mask: Any) -> np.ndarray:
-    """The image where the mask is set, elsewhere `HOLE_COLOR`."""
-    return np.where(np.asarray(mask)[..., None], np.asarray(image), np.asarray(HOLE_COLOR, np.float32))
+def covered(image: Any, mask: Any, color: tuple[float, float, float] = HOLE_COLOR) -> np.ndarray:
+    """The image where the mask is set, one color elsewhere."""
+    return np.where(np.asarray(mask)[..., None], np.asarray(image), np.asarray(color, np.float32))
 
 
 def _resized(picture: Any, height: int, width: int) -> np.ndarray:

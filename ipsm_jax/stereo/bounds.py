@@ -1,0 +1,64 @@
+"""Nearest and farthest depth of the training views, for scenes that do not come with them."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from ipsm_jax.data.scene import Scene
+from ipsm_jax.data.triangulate import triangulated_points
+from ipsm_jax.scene.camera import Camera
+from ipsm_jax.stereo.options import StereoError
+
+_PERCENTILES = (1.0, 99.0)  # of the depths of the points in a view; the outermost ones are mostly wrong matches
+_LEAST = 10  # points that a view's own bounds are made from
+
+
+def scene_bounds(scene: Scene) -> Float[np.ndarray, "v 2"]:
+    """Nearest and farthest depth of each training view: the scene's, else from points triangulated from these views.
+
+    Raises:
+      StereoError: if the scene has none and too few points can be triangulated.
+      MissingPycolmapError: if the scene has none and pycolmap is not installed.
+    """
+    views = list(scene.train)
+    if scene.bounds is not None:
+        return scene.bounds[views]
+    points = triangulated_points(scene).positions
+    try:
+        return point_bounds(scene.cameras[np.array(views)], points)
+    except StereoError as error:
+        raise StereoError(
+            f"the scene {scene.name} has no depth bounds, and those of its triangulated points are not known: {error}"
+        ) from error
+
+
+def point_bounds(cameras: Camera, points: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "v 2"]:
+    """(V, 2) float32 bounds from the 1st and 99th percentile of the depths of the points inside each picture.
+
+    A view with fewer than 10 points gets the widest bounds of all others.
+
+    Raises:
+      StereoError: if no view has as many.
+    """
+    matrices, lenses = np.asarray(cameras.camera_from_world, np.float64), np.asarray(cameras.intrinsics, np.float64)
+    bounds = np.full((len(matrices), 2), np.nan)
+    counts = []
+    for i, (matrix, (fx, fy, cx, cy)) in enumerate(zip(matrices, lenses, strict=True)):
+        x, y, z = (np.asarray(points, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]).T
+        before = z > 0
+        z = np.where(before, z, 1.0)
+        u, v = fx * x / z + cx, fy * y / z + cy
+        inside = before & (u >= 0) & (u < cameras.width) & (v >= 0) & (v < cameras.height)
+        counts.append(int(inside.sum()))
+        if counts[-1] >= _LEAST:
+            near, far = np.percentile(z[inside], _PERCENTILES)
+            bounds[i] = near, max(far, near * (1 + 1e-3))
+    known = np.isfinite(bounds[:, 0])
+    if not known.any():
+        raise StereoError(
+            f"the views see {counts} of {len(points)} points, and at least {_LEAST} in one view are needed; "
+            "add poses_bounds.npy or a COLMAP model with points, or start from random points"
+        )
+    bounds[~known] = bounds[known, 0].min(), bounds[known, 1].max()
+    return bounds.astype(np.float32)

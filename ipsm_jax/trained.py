@@ -24,6 +24,7 @@ from ipsm_jax.rasterizer import NativeUnavailableError
 from ipsm_jax.rasterizer.render import Backend
 from ipsm_jax.reporting.video import VideoError
 from ipsm_jax.scene.gaussians import Gaussians
+from ipsm_jax.stereo import StereoError
 from ipsm_jax.training.checkpoint import CheckpointError, load_run
 from ipsm_jax.training.recorder import read_log
 from ipsm_jax.training.setup import load_scene_from_config
@@ -36,7 +37,7 @@ class CommandError(ValueError):
 # What a command answers with one sentence; anything else is a defect and deserves its traceback.
 EXPECTED_ERRORS = (
     CommandError, DataError, ConfigError, CheckpointError, LpipsUnavailableError, NativeUnavailableError, PriorError,
-    VideoError, OSError,
+    StereoError, VideoError, OSError,
 )  # fmt: skip
 
 

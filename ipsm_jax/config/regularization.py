@@ -9,7 +9,7 @@ from typing import Literal
 from ipsm_jax.config.errors import require
 
 Guidance = Literal["none", "sds", "g1", "ipsm"]
-DepthSource = Literal["none", "network", "maps", "exact"]
+DepthSource = Literal["none", "network", "stereo", "maps", "exact"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +101,17 @@ class DepthConfig:
     """Depth regularization by correlation (METHOD section 4)."""
 
     depth: DepthSource = "none"
-    """What rendered depth is compared with: 'network' (monocular, on training and pseudo views), 'maps' (files for the
-    training views), 'exact' (the scene's own depth, where it has one: for experiments), 'none'."""
+    """What rendered depth is compared with: 'network' (monocular, on training and pseudo views), 'stereo' (dense stereo
+    of the training views, no download), 'maps' (files for the training views), 'exact' (the scene's own depth, where
+    it has one: for experiments), 'none'."""
     depth_path: Path | None = None
     """Folder of the depth network (default: $IPSM_JAX_PRIORS, ./priors, the Hugging Face cache) or of the maps, one
     .npy or .png named like each photo, 0 where the depth is not known."""
     maps_hold: Literal["depth", "inverse"] = "depth"
     """What maps hold: camera z, or inverse depth (disparity, as networks give it); of any scale."""
+    depth_loss: Literal["correlation", "direct"] = "correlation"
+    """How: by correlation (published), or by the relative difference, which takes depths in the scene's unit: stereo,
+    exact, or maps of depth."""
     seen_depth_weight: float = 0.05
     """Weight of the depth of training views."""
     seen_depth_late_weight: float = 0.001
@@ -121,6 +125,12 @@ class DepthConfig:
         for name in ("seen_depth_weight", "seen_depth_late_weight", "pseudo_depth_weight", "seen_depth_late_after"):
             value = getattr(self, name)
             require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
+        require(
+            self.depth_loss == "correlation"
+            or self.depth in ("stereo", "exact")
+            or (self.depth == "maps" and self.maps_hold == "depth"),
+            f"--depth-loss direct needs depths in the scene's unit, and --depth {self.depth} has none",
+        )
         require(
             self.depth != "maps" or self.depth_path is not None,
             "--depth maps needs --depth-path: the folder with a map for each training photo",

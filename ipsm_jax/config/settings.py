@@ -43,8 +43,9 @@ class InitConfig:
     """Where the first Gaussians come from (METHOD section 2)."""
 
     init: str = "auto"
-    """Starting points: 'auto', 'triangulated' (training views, needs pycolmap), 'random', a .ply file of points or of
-    Gaussians, or 'sfm-all-views' (the capture's own points, which were seen from test views too)."""
+    """Starting points: 'stereo' (dense, from the training views), 'triangulated' (sparse, needs pycolmap), 'random',
+    'auto' (the first of these that can be done), a .ply file of points or of Gaussians, or 'sfm-all-views' (the
+    capture's own points, which were seen from test views too)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,14 +30,15 @@ class DepthOptions:
       seen_late_weight: of the training view, late.
       seen_late_after: last iteration with the first weight.
       pseudo_weight: of the pseudo view, before the ramp.
-      maps: what the maps of the training views hold: a network's "inverse" depth, or measured "depth" (camera z).
+      maps: what the maps of the training views hold: a network's "inverse" depth, measured "depth" (camera z) of any
+        scale, or "metric" depth in the scene's unit.
     """
 
     seen_weight: float = 0.05
     seen_late_weight: float = 0.001
     seen_late_after: int = 9500
     pseudo_weight: float = 0.5
-    maps: Literal["inverse", "depth"] = "inverse"
+    maps: Literal["inverse", "depth", "metric"] = "inverse"
 
     def weight_of_seen(self, iteration: int | Int[Array, ""]) -> Float[Array, ""]:
         """Weight of the training view's term in an iteration, counted from 1."""
@@ -110,6 +111,20 @@ def measured_depth_loss(
     """
     correlation, defined = pearson(depth, measured, known)
     return jnp.where(defined, 1.0 - correlation, 0.0)
+
+
+def metric_depth_loss(
+    depth: Float[Array, "h w"],
+    alpha: Float[Array, "h w"],
+    measured: Float[Array, "h w"],
+    known: Bool[Array, "h w"],
+) -> Float[Array, ""]:
+    """Mean over the known pixels of |D - alpha z| / z for a training view whose camera z was measured; unweighted.
+
+    D is not divided by alpha: where little is covered, little is asked of the depth. 0 if nothing is known.
+    """
+    difference = jnp.where(known, depth - alpha * measured, 0.0) / jnp.where(known, measured, 1.0)
+    return jnp.sum(jnp.abs(difference)) / jnp.maximum(jnp.sum(known), 1)
 
 
 def pseudo_depth_loss(depth: Float[Array, "h w"], network: Float[Array, "h w"]) -> Float[Array, ""]:

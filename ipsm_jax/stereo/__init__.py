@@ -5,6 +5,7 @@ from ipsm_jax.stereo.depths import StereoDepths, stereo_depths
 from ipsm_jax.stereo.fusion import fuse_points
 from ipsm_jax.stereo.options import StereoError, StereoOptions
 from ipsm_jax.stereo.progress import stereo_progress
+from ipsm_jax.stereo.start import scene_depths, stereo_points
 
 __all__ = [
     "StereoDepths",
@@ -12,6 +13,8 @@ __all__ = [
     "StereoOptions",
     "fuse_points",
     "scene_bounds",
+    "scene_depths",
     "stereo_depths",
+    "stereo_points",
     "stereo_progress",
 ]

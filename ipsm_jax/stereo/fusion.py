@@ -16,10 +16,12 @@ def fuse_points(
     cameras: Camera,
     images: UInt8[np.ndarray, "v h w 3"],
     depths: StereoDepths,
+    *,
+    voxel: float = VOXEL,
 ) -> PointCloud:
-    """One point per voxel that confident pixels fall into: their mean position and mean colour.
+    """One point per voxel that confident pixels fall into: their mean position and mean color.
 
-    A voxel's side is a power of two of world units, about two pixel footprints z / f, so that near things get finer
+    A voxel's side is a power of two of world units, about `voxel` pixel footprints z / f, so that near things get finer
     points than far ones and the number of points suits the image size.
     """
     matrices, lenses = np.asarray(cameras.camera_from_world, np.float64), np.asarray(cameras.intrinsics, np.float64)
@@ -32,7 +34,7 @@ def fuse_points(
         local = np.stack([(column + 0.5 - cx) / fx * z, (row + 0.5 - cy) / fy * z, z], axis=-1)
         positions.append((local - matrix[:3, 3]) @ matrix[:3, :3])
         colors.append(image[row, column].astype(np.float64) / 255)
-        levels.append(np.round(np.log2(VOXEL * z / np.sqrt(fx * fy))))
+        levels.append(np.round(np.log2(voxel * z / np.sqrt(fx * fy))))
     position, color, level = (np.concatenate(parts) for parts in (positions, colors, levels))
     if not len(position):
         return PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32))

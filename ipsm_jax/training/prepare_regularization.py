@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,9 @@ from ipsm_jax.priors.diffusion import DiffusionPrior
 from ipsm_jax.priors.locate import find_depth_network, find_stable_diffusion
 from ipsm_jax.priors.monodepth import load_depth_network
 from ipsm_jax.priors.stable_diffusion import load_stable_diffusion
-from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.pseudo_views import PseudoViewSampler, choose_pseudo_views, pseudo_view_sampler
+from ipsm_jax.stereo import scene_depths, stereo_progress
+from ipsm_jax.stereo.start import training_cameras
 from ipsm_jax.training.regularization import DepthMaps, Regularization
 
 TERMS: dict[str, tuple[Term, ...]] = {"sds": ("sds",), "g1": ("g1",), "ipsm": ("g1", "g2")}
@@ -96,13 +98,14 @@ def distillation_options(config: TrainConfig) -> DistillationOptions | None:
 
 def depth_options(config: DepthConfig) -> DepthOptions:
     """Options of the depth terms that the settings ask for."""
-    measured = config.depth == "exact" or (config.depth == "maps" and config.maps_hold == "depth")
+    measured = config.depth in ("exact", "stereo") or (config.depth == "maps" and config.maps_hold == "depth")
+    maps: Literal["inverse", "depth", "metric"] = "depth" if measured else "inverse"
     return DepthOptions(
         config.seen_depth_weight,
         config.seen_depth_late_weight,
         config.seen_depth_late_after,
         config.pseudo_depth_weight,
-        "depth" if measured else "inverse",
+        "metric" if config.depth_loss == "direct" else maps,
     )
 
 
@@ -133,7 +136,7 @@ def prompt_of(config: GuidanceConfig, scene: Scene) -> str:
 
 
 def _sampler(config: TrainConfig, scene: Scene) -> PseudoViewSampler:
-    cameras, bounds = _training_cameras(scene), None if scene.bounds is None else scene.bounds[list(scene.train)]
+    cameras, bounds = training_cameras(scene), None if scene.bounds is None else scene.bounds[list(scene.train)]
     kind = config.pseudo.pseudo_views
     if kind == "auto":
         kind = choose_pseudo_views(cameras, bounds)
@@ -141,11 +144,6 @@ def _sampler(config: TrainConfig, scene: Scene) -> PseudoViewSampler:
         return pseudo_view_sampler(cameras, bounds, kind, list_length=config.pseudo.pseudo_list)
     except ValueError as error:
         raise ConfigError(f"scene {scene.name}, --pseudo-views {config.pseudo.pseudo_views}: {error}") from error
-
-
-def _training_cameras(scene: Scene) -> Camera:
-    train, cameras = list(scene.train), scene.cameras
-    return Camera(cameras.camera_from_world[train], cameras.intrinsics[train], cameras.width, cameras.height)
 
 
 def _diffusion(config: GuidanceConfig, prompt: str, say: Callable[[str], None]) -> DiffusionPrior:
@@ -166,6 +164,11 @@ def _depth(config: DepthConfig, scene: Scene, say: Callable[[str], None]) -> tup
         look = jax.jit(depth_map)
         seen = jnp.stack([look(network, jnp.asarray(scene.images[i], jnp.float32) / 255) for i in train])
         return network, DepthMaps(seen, jnp.isfinite(seen))
+    if config.depth == "stereo":
+        with stereo_progress() as progress:
+            depths = scene_depths(scene, progress=progress)
+        say(f"depth of {len(train)} training views from dense stereo, known at {depths.confident.mean():.0%} of pixels")
+        return None, DepthMaps(jnp.asarray(depths.depth), jnp.asarray(depths.confident))
     if config.depth == "maps":
         assert config.depth_path is not None  # the settings see to that
         names = [scene.names[i] for i in train]

@@ -17,7 +17,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ipsm_jax.losses.binocular import BinocularOptions, binocular_loss, shifted_camera
-from ipsm_jax.losses.depth import DepthOptions, measured_depth_loss, pseudo_depth_loss, seen_depth_loss
+from ipsm_jax.losses.depth import (
+    DepthOptions,
+    measured_depth_loss,
+    metric_depth_loss,
+    pseudo_depth_loss,
+    seen_depth_loss,
+)
 from ipsm_jax.losses.distillation import DistillationInfo, DistillationOptions, distillation_loss
 from ipsm_jax.losses.schedule import GuidanceSchedule
 from ipsm_jax.losses.warp import GUIDANCE_THRESHOLD, GeometryOptions, Warp, geometry_loss, inverse_warp
@@ -128,9 +134,9 @@ class PseudoView(NamedTuple):
 
 
 def seen_depth_term(
-    regularization: Regularization, depth: Float[Array, "h w"], view: Int[Array, ""], iteration: Int[Array, ""]
+    regularization: Regularization, rendering: Rendering, view: Int[Array, ""], iteration: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """Weighted depth term of a training view.
+    """Weighted depth term of the rendering of a training view.
 
     Raises:
       ValueError: depth regularization is off, or there are no maps.
@@ -138,8 +144,14 @@ def seen_depth_term(
     options, maps = regularization.depth, regularization.depth_maps
     if options is None or maps is None:
         raise ValueError("the depth of training views needs depth options and depth maps")
-    loss = seen_depth_loss if options.maps == "inverse" else measured_depth_loss
-    return options.weight_of_seen(iteration) * loss(depth, maps.values[view], maps.known[view])
+    values, known = maps.values[view], maps.known[view]
+    if options.maps == "metric":
+        loss = metric_depth_loss(rendering.depth, rendering.alpha, values, known)
+    elif options.maps == "depth":
+        loss = measured_depth_loss(rendering.depth, values, known)
+    else:
+        loss = seen_depth_loss(rendering.depth, values, known)
+    return options.weight_of_seen(iteration) * loss
 
 
 def binocular_term(

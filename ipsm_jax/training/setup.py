@@ -15,12 +15,14 @@ from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.load import load_scene
 from ipsm_jax.data.ply import ply_kind, read_gaussians_ply
 from ipsm_jax.data.points import initial_points
-from ipsm_jax.data.scene import Scene
+from ipsm_jax.data.scene import PointCloud, Scene
+from ipsm_jax.data.triangulate import MissingPycolmapError
 from ipsm_jax.losses.background import zero_background
 from ipsm_jax.losses.photometric import photometric_target
 from ipsm_jax.rasterizer.projection import NEAR_PLANE
 from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import Gaussians, gaussians_from_points, with_capacity
+from ipsm_jax.stereo import StereoError, stereo_points, stereo_progress
 from ipsm_jax.training.state import TrainState, init_state
 from ipsm_jax.training.step import TrainingViews
 
@@ -115,13 +117,30 @@ def first_gaussians(config: TrainConfig, scene: Scene) -> tuple[Gaussians, str]:
 
     Raises:
       DataError: no points to be had.
+      StereoError, MissingPycolmapError: dense stereo was asked for, and cannot be done.
     """
     method = config.init.init
     if method.lower().endswith(".ply") and ply_kind(path := Path(method).expanduser()) == "gaussians":
         gaussians = read_gaussians_ply(path)
         return gaussians, f"{gaussians.capacity} Gaussians from the file {method}, as they are."
-    points, report = initial_points(scene, method, seed=config.seed)
+    points, report = _points(scene, method, config.seed)
     return gaussians_from_points(points.positions, points.colors)[0], report
+
+
+def _points(scene: Scene, method: str, seed: int) -> tuple[PointCloud, str]:
+    """Starting points: dense stereo where asked for or, for "auto", where it can be done; else what `initial_points`
+    gives.
+    """
+    if method not in ("auto", "stereo"):
+        return initial_points(scene, method, seed=seed)
+    try:
+        with stereo_progress() as progress:
+            return stereo_points(scene, progress)
+    except (StereoError, MissingPycolmapError) as error:
+        if method == "stereo":
+            raise
+        points, report = initial_points(scene, method, seed=seed)
+        return points, f"{report} (No dense start: {error}.)"
 
 
 def first_state(config: TrainConfig, scene: Scene) -> tuple[TrainConfig, TrainState, str]:

@@ -157,7 +157,7 @@ def train_step(
             )
             terms = {"photometric": photometric}
             if regularization is not None and regularization.depth is not None:
-                terms["seen_depth"] = seen_depth_term(regularization, rendering.depth, index, iteration)
+                terms["seen_depth"] = seen_depth_term(regularization, rendering, index, iteration)
         return total(terms), (terms, rendering.radii, mean_square, rendering.pair_count)
 
     no_offset = jnp.zeros((state.gaussians.capacity, 2))

@@ -1,0 +1,123 @@
+"""Where training starts: depth maps of a scene's training views, and points fused from them.
+
+Only the training views are looked at. What is computed is kept in the cache, under a name made from photos, cameras,
+bounds and settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+import numpy as np
+
+from ipsm_jax.data.cache import cache_root, digest
+from ipsm_jax.data.errors import DataError
+from ipsm_jax.data.scene import PointCloud, Scene
+from ipsm_jax.data.triangulate import MissingPycolmapError, triangulated_points
+from ipsm_jax.reporting.files import atomic_write
+from ipsm_jax.scene.camera import Camera
+from ipsm_jax.stereo.bounds import scene_bounds
+from ipsm_jax.stereo.depths import Report, StereoDepths, stereo_depths
+from ipsm_jax.stereo.fusion import VOXEL, fuse_points
+from ipsm_jax.stereo.options import StereoError, StereoOptions
+
+PIXELS_PER_POINT = 20
+"""Training pixels for each starting point: half as many points as there may be Gaussians."""
+LEAST = 1000
+"""Fused points; with fewer there is no dense start to speak of."""
+_CACHE_VERSION = 1
+_GROWTH = 1.15  # of voxels, until the points are few enough
+
+
+def training_cameras(scene: Scene) -> Camera:
+    """Batch of the cameras of a scene's training views."""
+    train, cameras = list(scene.train), scene.cameras
+    return Camera(cameras.camera_from_world[train], cameras.intrinsics[train], cameras.width, cameras.height)
+
+
+def scene_depths(
+    scene: Scene, options: StereoOptions | None = None, progress: Report | None = None, *, cache: bool = True
+) -> StereoDepths:
+    """Depth maps of the training views of a scene, in their order.
+
+    Raises:
+      StereoError: there are fewer than two training views, they do not overlap, or their depth bounds are not known.
+      MissingPycolmapError: the scene has no depth bounds, and pycolmap, which could find them, is not installed.
+    """
+    if len(scene.train) < 2:
+        raise StereoError(f"dense stereo needs two training views, the scene {scene.name} has {len(scene.train)}")
+    options = StereoOptions() if options is None else options
+    cameras, images = training_cameras(scene), scene.images[list(scene.train)]
+    bounds = np.asarray(scene_bounds(scene), np.float32)
+    arrays = (images, np.asarray(cameras.camera_from_world), np.asarray(cameras.intrinsics), bounds)
+    parts = [part for array in arrays for part in (array.tobytes(), repr(array.shape))]
+    file = cache_root() / "stereo" / f"{digest([*parts, repr(dataclasses.asdict(options)), _CACHE_VERSION])}.npz"
+    if cache and file.is_file():
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(file, allow_pickle=False) as stored:
+            return StereoDepths(stored["depth"], stored["confident"])
+    depths = stereo_depths(cameras, images, bounds, options, progress)
+    if cache:
+        with atomic_write(file) as temporary:
+            np.savez_compressed(temporary, depth=depths.depth, confident=depths.confident)
+    return depths
+
+
+def stereo_points(
+    scene: Scene, progress: Report | None = None, *, count: int | None = None, cache: bool = True
+) -> tuple[PointCloud, str]:
+    """Points fused from the depth maps, with triangulated ones where these say nothing, and a sentence about them.
+
+    Args:
+      scene: its training views are used.
+      progress: of `stereo_depths`.
+      count: how many fused points there are at most; default one per 20 training pixels.
+      cache: keep depth maps and triangulated points for the next time.
+
+    Raises:
+      StereoError: as `scene_depths`, or fewer than 1000 points come out.
+      MissingPycolmapError: as `scene_depths`.
+    """
+    depths = scene_depths(scene, progress=progress, cache=cache)
+    cameras, images = training_cameras(scene), scene.images[list(scene.train)]
+    most = images[..., 0].size // PIXELS_PER_POINT if count is None else count
+    voxel, points = VOXEL, fuse_points(cameras, images, depths)
+    found = len(points.positions)
+    if found < LEAST:
+        raise StereoError(
+            f"dense stereo of the {len(images)} training views of {scene.name} gave only {found} points that two of "
+            f"them agree on (needed: {LEAST}): too little texture or overlap"
+        )
+    while len(points.positions) > most:
+        voxel *= _GROWTH
+        points = fuse_points(cameras, images, depths, voxel=voxel)
+    names = ", ".join(scene.names[view] for view in scene.train)
+    report = (
+        f"{len(points.positions)} points from dense stereo of the training views alone ({names}), which knows "
+        f"the depth of {depths.confident.mean():.0%} of their pixels"
+    )
+    try:
+        sparse = triangulated_points(scene, cache=cache)
+    except (MissingPycolmapError, DataError) as error:
+        return points, f"{report}; no triangulated points elsewhere: {error}."
+    elsewhere = ~seen_by_stereo(cameras, depths, sparse.positions)
+    joined = (np.concatenate([a, b[elsewhere]]).astype(np.float32) for a, b in zip(points, sparse, strict=True))
+    return PointCloud(*joined), f"{report}, and {int(elsewhere.sum())} triangulated ones elsewhere."
+
+
+def seen_by_stereo(cameras: Camera, depths: StereoDepths, positions: np.ndarray) -> np.ndarray:
+    """(p,) whether a point falls on a pixel of known depth in any view."""
+    seen = np.zeros(len(positions), bool)
+    for matrix, (fx, fy, cx, cy), confident in zip(
+        np.asarray(cameras.camera_from_world, np.float64),
+        np.asarray(cameras.intrinsics, np.float64),
+        depths.confident,
+        strict=True,
+    ):
+        x, y, z = (np.asarray(positions, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]).T
+        before = z > 0
+        z = np.where(before, z, 1.0)
+        column, row = np.floor(fx * x / z + cx), np.floor(fy * y / z + cy)
+        inside = before & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
+        seen[inside] |= confident[row[inside].astype(int), column[inside].astype(int)]
+    return seen

@@ -64,14 +64,14 @@ def scene_depths(
 
 
 def stereo_points(
-    scene: Scene, progress: Report | None = None, *, count: int | None = None, cache: bool = True
+    scene: Scene, progress: Report | None = None, *, most: int | None = None, cache: bool = True
 ) -> tuple[PointCloud, str]:
     """Points fused from the depth maps, with triangulated ones where these say nothing, and a sentence about them.
 
     Args:
       scene: its training views are used.
       progress: of `stereo_depths`.
-      count: how many fused points there are at most; default one per 20 training pixels.
+      most: how many fused points there may be; never more than one per 20 training pixels.
       cache: keep depth maps and triangulated points for the next time.
 
     Raises:
@@ -80,7 +80,8 @@ def stereo_points(
     """
     depths = scene_depths(scene, progress=progress, cache=cache)
     cameras, images = training_cameras(scene), scene.images[list(scene.train)]
-    most = images[..., 0].size // PIXELS_PER_POINT if count is None else count
+    usual = images[..., 0].size // PIXELS_PER_POINT
+    limit = usual if most is None else min(most, usual)
     voxel, points = VOXEL, fuse_points(cameras, images, depths)
     found = len(points.positions)
     if found < LEAST:
@@ -88,7 +89,7 @@ def stereo_points(
             f"dense stereo of the {len(images)} training views of {scene.name} gave only {found} points that two of "
             f"them agree on (needed: {LEAST}): too little texture or overlap"
         )
-    while len(points.positions) > most:
+    while len(points.positions) > limit:
         voxel *= _GROWTH
         points = fuse_points(cameras, images, depths, voxel=voxel)
     names = ", ".join(scene.names[view] for view in scene.train)

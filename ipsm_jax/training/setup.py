@@ -123,19 +123,19 @@ def first_gaussians(config: TrainConfig, scene: Scene) -> tuple[Gaussians, str]:
     if method.lower().endswith(".ply") and ply_kind(path := Path(method).expanduser()) == "gaussians":
         gaussians = read_gaussians_ply(path)
         return gaussians, f"{gaussians.capacity} Gaussians from the file {method}, as they are."
-    points, report = _points(scene, method, config.seed)
+    points, report = _points(scene, method, config.seed, config.density.max_gaussians)
     return gaussians_from_points(points.positions, points.colors)[0], report
 
 
-def _points(scene: Scene, method: str, seed: int) -> tuple[PointCloud, str]:
+def _points(scene: Scene, method: str, seed: int, most: int | None) -> tuple[PointCloud, str]:
     """Starting points: dense stereo where asked for or, for "auto", where it can be done; else what `initial_points`
-    gives.
+    gives. Dense stereo leaves half of the Gaussians that there may be at `most` to density control.
     """
     if method not in ("auto", "stereo"):
         return initial_points(scene, method, seed=seed)
     try:
         with stereo_progress() as progress:
-            return stereo_points(scene, progress)
+            return stereo_points(scene, progress, most=None if most is None else most // 2)
     except (StereoError, MissingPycolmapError) as error:
         if method == "stereo":
             raise

@@ -8,7 +8,14 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipsm_jax.losses.depth import DepthOptions, pearson, pseudo_depth_loss, seen_depth_loss
+from ipsm_jax.losses.depth import (
+    DepthOptions,
+    measured_depth_loss,
+    metric_depth_loss,
+    pearson,
+    pseudo_depth_loss,
+    seen_depth_loss,
+)
 from ipsm_jax.losses.schedule import GuidanceSchedule
 
 SHAPE = (23, 31)
@@ -151,3 +158,38 @@ def test_weights_and_ramps_at_their_corners():
     np.testing.assert_allclose([pseudo(i) for i in iterations], [0, 0, 0.5 / 500, 0.25, 0.5, 0.5, 0], rtol=1e-6)
     with pytest.raises(ValueError, match="ramp >= 1, got -1 and 500"):
         GuidanceSchedule(start=-1)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=10)
+def test_unknown_pixels_play_no_part(seed):
+    """The losses over the known pixels are those of the picture that has only these; the others get no gradient."""
+    depth, network = pair(seed)
+    known = np.random.default_rng(seed).uniform(size=SHAPE) < 0.4
+    for loss, first, second in (
+        (seen_depth_loss, depth, network),
+        (measured_depth_loss, depth, 3 * depth + network / 10),
+    ):
+        spoiled = np.where(known, second, np.nan).astype(np.float32)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(first, spoiled, known)
+        np.testing.assert_allclose(value, loss(first[known][None], second[known][None].astype(np.float32)), atol=1e-5)
+        assert float(value) > 1e-4
+        assert not np.any(np.asarray(gradient)[~known]) and np.all(np.isfinite(gradient))
+        assert np.any(np.asarray(gradient)[known])
+        nothing, gradient = jax.value_and_grad(loss)(first, spoiled, np.zeros(SHAPE, bool))
+        assert float(nothing) == 0 and not np.any(gradient)
+
+
+def test_metric_depth_is_the_mean_relative_difference_of_what_is_covered():
+    rng = np.random.default_rng(1)
+    measured, alpha = rng.uniform(2, 9, SHAPE), rng.uniform(0.2, 1, SHAPE)
+    factor = rng.uniform(0.8, 1.3, SHAPE)
+    known = rng.uniform(size=SHAPE) < 0.5
+    spoiled = np.where(known, measured, 0)
+    value, gradient = jax.value_and_grad(metric_depth_loss)(factor * alpha * measured, alpha, spoiled, known)
+    np.testing.assert_allclose(value, np.mean((alpha * np.abs(factor - 1))[known]), rtol=1e-5)
+    np.testing.assert_allclose(
+        gradient, np.where(known, np.sign(factor - 1) / np.where(known, measured, 1) / known.sum(), 0), rtol=1e-4
+    )
+    nothing = metric_depth_loss(measured, alpha, spoiled, np.zeros(SHAPE, bool))
+    assert float(nothing) == 0

@@ -6,12 +6,14 @@ Needs the extra `parity`. FOLDER holds the plain and the inpainting model as `fi
 if it is not there, a pair of Stable Diffusion 1.5's size with random weights is written to it (4 GB). The first three
 parts compare networks of the plain model; the fourth a whole gradient of score distillation, from a picture through
 encoder and models to the picture, for SDS, G1, and G1 + G2 with both signs. Errors are largest difference over largest
-value; the exit code is 1 when one exceeds 1e-4. Torch's times of gradients include reading the networks.
+value; the exit code is 1 when one exceeds 1e-4. Of the gradients, our times include compilation, and torch's is that of
+all terms, reading included; `time_guidance.py` measures ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import json
 import multiprocessing
@@ -19,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,11 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "priors"))
 from tiny_checkpoint import REAL_TEXT, REAL_UNET, REAL_VAE, write_pair
-from torch_distillation import Draws, Networks, Setting, draws_of, image_gradient, setting_of
+from torch_distillation import Draws, Networks, Setting, draws_of, image_gradients, setting_of
 
 from ipsm_jax.losses.distillation import DistillationOptions, distillation_loss
 from ipsm_jax.priors import clip, vae
 from ipsm_jax.priors.checkpoint import read_weights
-from ipsm_jax.priors.diffusion import DiffusionPrior
 from ipsm_jax.priors.locate import find_stable_diffusion
 from ipsm_jax.priors.stable_diffusion import CheckedPair, check_stable_diffusion, load_stable_diffusion
 from ipsm_jax.priors.unet import unet
@@ -45,6 +45,7 @@ from ipsm_jax.priors.unet import unet
 TOLERANCE = 1e-4
 Folders = tuple[Path, Path]
 Rows = dict[str, dict[str, float]]
+Gradients = tuple[dict[str, np.ndarray], float]
 
 CASES = {
     "gradient of SDS": DistillationOptions(terms=("sds",)),
@@ -64,12 +65,16 @@ def timed(function: Callable[..., Any], *args: Any) -> tuple[np.ndarray, float]:
     return np.asarray(result), time.perf_counter() - start
 
 
+def note(rows: Rows, name: str, ours: np.ndarray, seconds: float, theirs: np.ndarray, torch_seconds: float) -> None:
+    """Error and times."""
+    error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    rows[name] = {"relative_error": error, "seconds": seconds, "torch_seconds": torch_seconds}
+    print(f"| {name} | {error:.1e} | {seconds:.1f} | {torch_seconds:.1f} |", flush=True)
+
+
 def compare(rows: Rows, name: str, theirs: tuple[np.ndarray, float], function: Callable[..., Any], *args: Any) -> None:
     """Run ours, compiled beforehand, and note error and times."""
-    ours, seconds = timed(jax.jit(function).lower(*args).compile(), *args)
-    error = float(np.abs(ours - theirs[0]).max() / np.abs(theirs[0]).max())
-    rows[name] = {"relative_error": error, "seconds": seconds, "torch_seconds": theirs[1]}
-    print(f"| {name} | {error:.1e} | {seconds:.1f} | {theirs[1]:.1f} |", flush=True)
+    note(rows, name, *timed(jax.jit(function).lower(*args).compile(), *args), *theirs)
 
 
 def nchw(array: np.ndarray) -> torch.Tensor:
@@ -143,16 +148,19 @@ def check_unet(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
     compare(rows, "U-Net, batch of 2", theirs, lambda p, *x: unet(config, p, *x), params, latents, t, text)
 
 
-def torch_gradient(
-    folders: Folders, views: tuple[Any, ...], draws: Draws, setting: Setting
-) -> tuple[np.ndarray, float]:
-    """In a process of its own, so that its memory is given back."""
+def torch_gradients(folders: Folders, views: tuple[Any, ...], draws: Draws, setting: Setting) -> Gradients:
+    """Torch's of each term, and the seconds that they took; in a process of its own, whose memory is given back."""
+    start = time.perf_counter()
     networks = Networks(*folders, kept=1)
-    return timed(lambda: image_gradient(networks, *views, draws, setting))
+    return image_gradients(networks, *views, draws, setting), time.perf_counter() - start
 
 
 def check_gradient(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
-    """d(loss)/d(image) for an image, a warped one and a mask with a hole."""
+    """d(loss)/d(image) for an image, a warped one and a mask with a hole.
+
+    Gradients of terms add up, so that torch computes each term once. Our networks are compiled one by one here, not
+    with everything else to one program: it takes less memory.
+    """
     rng = np.random.default_rng(9)
     image, warped = (rng.random((HEIGHT, WIDTH, 3), np.float32) for _ in range(2))
     y, x = np.mgrid[:HEIGHT, :WIDTH]
@@ -160,26 +168,33 @@ def check_gradient(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
     key = jax.random.key(0)
     side = pair.unet_config.sample_size
     sizes = pair.alphas_cumprod, side * pair.vae_config.factor, (side, side, pair.vae_config.latent_channels)
+    everything = DistillationOptions(terms=("sds", "g1", "g2"))
+    draws = draws_of(key, everything, *sizes)
+    for options in CASES.values():
+        alone = draws_of(key, options, *sizes)
+        same = [np.array_equal(alone.posterior[term], draws.posterior[term]) for term in options.terms]
+        if not (all(same) and alone.timestep == draws.timestep and np.array_equal(alone.noise, draws.noise)):
+            raise SystemExit("terms draw other numbers alone than together, so that torch's cannot be added")
 
-    theirs = {}
-    spawn = multiprocessing.get_context("spawn")
-    for name, options in CASES.items():
-        print(f"{name}: torch", file=sys.stderr, flush=True)
-        views = (image, warped, known) if options.needs_warp else (image, None, None)
-        with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            setting = setting_of(options, ITERATION, PROMPT, NEGATIVE)
-            theirs[name] = process.submit(
-                torch_gradient, folders, views, draws_of(key, options, *sizes), setting
-            ).result()
-
-    def loss(image: Any, prior: DiffusionPrior, warped: Any, known: Any, options: DistillationOptions) -> Any:
-        return distillation_loss(key, options, prior, image, warped, known, ITERATION)[0]
+    print("gradients of the terms in torch", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        setting = setting_of(everything, ITERATION, PROMPT, NEGATIVE)
+        theirs, seconds = process.submit(torch_gradients, folders, (image, warped, known), draws, setting).result()
 
     prior = load_stable_diffusion(*folders, PROMPT, NEGATIVE, jnp.float32)
+    networks = ("encode", "predict_noise", "predict_noise_inpaint")
+    prior = dataclasses.replace(prior, **{name: jax.jit(getattr(prior, name)) for name in networks})
     for name, options in CASES.items():
         print(f"{name}: ours", file=sys.stderr, flush=True)
-        compare(rows, name, theirs[name], jax.grad(partial(loss, options=options)), image, prior, warped, known)
-        gc.collect()
+        views = (warped, known) if options.needs_warp else (None, None)
+
+        def loss(x: Any, options: DistillationOptions = options, views: tuple[Any, Any] = views) -> Any:
+            return distillation_loss(key, options, prior, x, *views, ITERATION)[0]
+
+        ours, our_seconds = timed(jax.grad(loss), image)
+        signs = {"g2": -1} if options.g2_sign == "paper" else {}
+        expected = sum(signs.get(term, 1) * theirs[term] for term in options.terms)
+        note(rows, name, ours, our_seconds, expected, seconds)
 
 
 PARTS = {"text_encoder": check_text_encoder, "vae": check_vae, "unet": check_unet, "gradient": check_gradient}

@@ -1,9 +1,10 @@
-"""The scripts: figures and table of base runs, the check of all gradients, the phases of a training iteration."""
+"""The scripts: figures and table of base runs, the check of all gradients, the phases of an iteration, guidance."""
 
 import dataclasses
 import importlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,19 @@ def test_a_profile_finds_all_phases_and_becomes_a_file_and_a_table(tmp_path):
     assert all(result["here"][phase] > 0 for phase in phases)
     assert result["here"]["other"] < 0.5 * result["here"]["iteration"]
     assert [line.split("|")[1].strip() for line in output.splitlines()[3:]] == list(result["here"])
+
+
+def test_guidance_is_timed_part_by_part(tmp_path):
+    script = Path(__file__).parents[1] / "experiments/time_guidance.py"
+    options = ["--tiny", "--cpu", "--repeats", "1", "--parts", "encode", "gradient of SDS"]
+    command = [sys.executable, str(script), *options, "--json", str(tmp_path / "out.json")]
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compilation is what takes time here
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600, env=environment).stdout
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result == json.loads(output.splitlines()[0])
+    assert [row["part"] for row in result["rows"]] == ["encode", "gradient of SDS"]
+    assert result["weights"] == "random, tiny" and 0 < result["weights_gb"]["float32"] < 0.01
+    for row in result["rows"]:
+        assert 0 < row["seconds_min"] <= row["seconds_median"]
+        assert row["temporary_gb"] < row["peak_gb"] < 10
+    assert output.splitlines()[3].startswith("| encode | ")

@@ -44,7 +44,7 @@ class Model:
       title: what messages call it.
       repositories: where it is to be had on Hugging Face; of several models that will do, the best one first.
       former: other names that it has had there.
-      files: what a complete folder holds, relative.
+      files: what is worth downloading, relative.
       kind_of: whether a folder is this model: its title, or what speaks against it.
       inspect: which files of it a folder has.
     """
@@ -115,7 +115,7 @@ DEPTH = Model(
     title="depth network",
     repositories=("Intel/dpt-hybrid-midas", "depth-anything/Depth-Anything-V2-Small-hf"),  # the paper's first
     former=(),
-    files=_DEPTH_FILES,
+    files=(*_DEPTH_FILES, "preprocessor_config.json"),
     kind_of=_depth_kind,
     inspect=_inspect_depth,
 )

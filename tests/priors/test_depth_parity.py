@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from tiny_depth import (
     ANYTHING,
-    ANYTHING_PREPROCESSOR,
     HYBRID,
-    HYBRID_PREPROCESSOR,
     REAL_ANYTHING,
     REAL_HYBRID,
+    TINY,
     depth_weights,
     shapes_of,
     unused_shapes,
@@ -42,7 +41,6 @@ with warnings.catch_warnings():
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("own_caches")]
 TOLERANCE = 1e-4
-NETWORKS = {"hybrid": (HYBRID, HYBRID_PREPROCESSOR), "anything": (ANYTHING, ANYTHING_PREPROCESSOR)}
 
 
 def build(config):
@@ -80,10 +78,10 @@ def relative_error(ours, theirs):
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=TINY)
 def network(request, tmp_path_factory):
     """Name, their model and our folder, saved by transformers."""
-    config, preprocessor = NETWORKS[request.param]
+    config, preprocessor = TINY[request.param]
     model = build(config)
     model.load_state_dict({name: torch.from_numpy(a) for name, a in depth_weights(config, 3).items()})
     folder = tmp_path_factory.mktemp(request.param)
@@ -128,7 +126,7 @@ def test_maps_and_gradients(network):
         image = jax.random.uniform(jax.random.key(seed), (37, 53, 3))
         cotangent = jax.random.normal(jax.random.key(10 + seed), (37, 53))
         leaf = to_torch(image).requires_grad_()
-        theirs = torch_map(model, leaf, input_size, NETWORKS[name][1])
+        theirs = torch_map(model, leaf, input_size, TINY[name][1])
         (theirs * torch.from_numpy(np.array(cotangent))).sum().backward()
         ours, gradient = map_and_gradient(prior, image, cotangent)
         assert np.mean(ours > 0) > 0.5  # or the last ReLU hides the network
@@ -143,14 +141,14 @@ def test_map_of_an_upright_picture(network):
     name, model, folder = network
     image = jax.random.uniform(jax.random.key(0), (131, 78, 3))
     with torch.no_grad():
-        theirs = torch_map(model, to_torch(image), (384, 512) if name == "hybrid" else (112, 70), NETWORKS[name][1])
+        theirs = torch_map(model, to_torch(image), (384, 512) if name == "hybrid" else (112, 70), TINY[name][1])
     assert relative_error(run(load_depth_network(folder), image), theirs) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", TINY)
 def test_half_precision_file(name, tmp_path):
     """A file of float16, computed in float32 on both sides."""
-    config, preprocessor = NETWORKS[name]
+    config, preprocessor = TINY[name]
     model = build(config)
     model.load_state_dict({name: torch.from_numpy(a) for name, a in depth_weights(config, 2).items()})
     model.half().save_pretrained(tmp_path, safe_serialization=True)

@@ -23,7 +23,7 @@ with warnings.catch_warnings():  # these packages warn about each other when imp
     warnings.simplefilter("ignore")
     pytest.importorskip("diffusers", reason=REASON)
     pytest.importorskip("transformers", reason=REASON)
-    from torch_distillation import Networks, draws_of, image_gradient, setting_of
+    from torch_distillation import Networks, draws_of, image_gradients, setting_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("own_caches")]
 TOLERANCE = 2e-5  # float32 leaves about 3e-6
@@ -92,7 +92,7 @@ def both(prior, networks, options, views, key=KEY):
     image, *photo = views if options.needs_warp else (views[0], None, None)
     setting = setting_of(options, ITERATION, PROMPT, NEGATIVE)
     draws = draws_of(key, options, *sizes(prior))
-    theirs = image_gradient(networks, image, *photo, draws, setting)
+    theirs = sum(image_gradients(networks, image, *photo, draws, setting).values())
     found, timestep = ours(image, *photo, prior, options)
     assert (draws.timestep == timestep) == (key is KEY)
     assert found.shape == theirs.shape == image.shape

@@ -27,7 +27,7 @@ def empty_home(tmp_path, monkeypatch):
 
 def write(folder, model, leave_out=()):
     """The files of a model, empty but for the config.json that tells its kind."""
-    for file in (*model.files,):
+    for file in model.files:
         if file not in leave_out:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text("")
@@ -283,4 +283,14 @@ def test_depth_networks_that_cannot_be_used(tmp_path):
     assert "clip: config.json has model_type 'clip'" in message
     for repository in DEPTH.repositories:
         name = repository.split("/")[1]
-        assert f"hf download {repository} config.json model.safetensors --local-dir {tmp_path / name}" in message
+        assert f"hf download {repository} {' '.join(DEPTH.files)} --local-dir {tmp_path / name}" in message
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    assert refusal(find_depth_network, tmp_path) == (
+        f"looking for weights: {tmp_path} cannot be read (Permission denied)"
+    )

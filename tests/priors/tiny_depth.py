@@ -86,6 +86,7 @@ ANYTHING_PREPROCESSOR = {
     "size": {"height": 70, "width": 70},
     "size_divisor": None,
 }
+TINY = {"hybrid": (HYBRID, HYBRID_PREPROCESSOR), "anything": (ANYTHING, ANYTHING_PREPROCESSOR)}
 # The published files, without what is the default of transformers' classes.
 REAL_HYBRID = {
     "backbone_config": {

@@ -85,15 +85,15 @@ def nchw(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(array, np.float32).transpose(2, 0, 1)[None].copy())
 
 
-def image_gradient(
+def image_gradients(
     networks: Networks,
     image: np.ndarray,
     warped: np.ndarray | None,
     known: np.ndarray | None,
     draws: Draws,
     setting: Setting,
-) -> np.ndarray:
-    """d(loss)/d(image), (H, W, 3), for an image and a warped one in [0, 1] and the mask of the latter."""
+) -> dict[str, np.ndarray]:
+    """d(term)/d(image), (H, W, 3), of each term, for an image and a warped one in [0, 1] and the mask of the latter."""
     size = networks.load("plain", "vae").config.sample_size
     scheduler, t = networks.scheduler(), torch.tensor([draws.timestep])
     alpha = scheduler.alphas_cumprod[draws.timestep]
@@ -136,10 +136,12 @@ def image_gradient(
         "g1": lambda: fill["g1"] - noise,
         "g2": lambda: setting.g2_sign * (fill["g2"] - plain["g2"]),
     }
-    latents = encode()
-    gradients = [weight * alpha * direction[term]() / noise.numel() for term, weight in setting.weights.items()]
-    torch.autograd.backward([latents[term] for term in setting.weights], gradients)
-    return leaf.grad[0].numpy().transpose(1, 2, 0).copy()
+    latents, gradients = encode(), {}
+    for term, weight in setting.weights.items():
+        leaf.grad = None
+        latents[term].backward(weight * alpha * direction[term]() / noise.numel(), retain_graph=True)
+        gradients[term] = leaf.grad[0].numpy().transpose(1, 2, 0).copy()
+    return gradients
 
 
 def draws_of(

@@ -95,7 +95,7 @@ def encode(config: BiTConfig, w: Weights, name: str, x: Float[Array, "b h w 3"])
     w = _standardized(w)
     x = conv(w, f"{name}.embedder.convolution", x, config.stem, 7, 2, "SAME", bias=False)
     x = jax.nn.relu(group_norm(w, f"{name}.embedder.norm", x, config.groups, _EPSILON))
-    x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+    x = max_pool(x)
     outputs = []
     for stage, (channels, depth) in enumerate(zip(config.channels, config.depths, strict=True)):
         for i in range(depth):
@@ -108,6 +108,11 @@ def encode(config: BiTConfig, w: Weights, name: str, x: Float[Array, "b h w 3"])
             x = jax.checkpoint(block)(x)
         outputs.append(x)
     return outputs
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """The largest of 3 x 3 pixels around every other one."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
 
 
 def _bottleneck(config: BiTConfig, w: Weights, name: str, x: Array, out: int, stride: int, *, first: bool) -> Array:

@@ -49,20 +49,17 @@ def fuse(w: Weights, features: Sequence[Float[Array, "b h w c"]], channels: int)
       channels: of the sum.
     """
     levels = [conv(w, f"neck.convs.{i}", x, channels, bias=False) for i, x in enumerate(features)][::-1]
-    finest = levels[-1].shape
-    sizes = [x.shape[1:3] for x in levels[1:]] + [(2 * finest[1], 2 * finest[2])]
-    total: Array | None = None
-    for i, (level, (height, width)) in enumerate(zip(levels, sizes, strict=True)):
+    _, height, width, _ = levels[-1].shape
+    shapes = [x.shape for x in levels[1:]] + [(1, 2 * height, 2 * width, 1)]
+    total = levels[0]
+    for i, (level, (_, height, width, _)) in enumerate(zip(levels, shapes, strict=True)):
         name = f"neck.fusion_stage.layers.{i}"
-
-        def merged(total: Array | None, level: Array, name: str = name) -> Array:
-            x = level if total is None else total + _residual(w, f"{name}.residual_layer1", level)
-            x = _residual(w, f"{name}.residual_layer2", x)
-            # transformers projects after enlarging; the order does not matter, since weights of neighbours sum to 1
-            return conv(w, f"{name}.projection", x, channels, kernel=1)
-
-        total = resize(jax.checkpoint(merged)(total, level), (height, width), "linear", align_corners=True)
-    assert total is not None
+        if i > 0:
+            total = total + _residual(w, f"{name}.residual_layer1", level)
+        total = _residual(w, f"{name}.residual_layer2", total)
+        # transformers projects after enlarging; the order does not matter, since weights of neighbours sum to 1
+        total = conv(w, f"{name}.projection", total, channels, kernel=1)
+        total = resize(total, (height, width), "linear", align_corners=True)
     return total
 
 
@@ -82,6 +79,7 @@ def head(
 
 
 def _residual(w: Weights, name: str, x: Array) -> Array:
+    # not computed again in the backward pass: it needs nothing but which values were positive
     channels = x.shape[-1]
     y = conv(w, f"{name}.convolution1", jax.nn.relu(x), channels)
     return x + conv(w, f"{name}.convolution2", jax.nn.relu(y), channels)

@@ -60,7 +60,8 @@ def with_class_and_position(
 def encode(config: ViTConfig, w: Weights, name: str, tokens: Float[Array, "b n c"]) -> Sequence[Float[Array, "b n c"]]:
     """The tokens after each of the blocks `config.taps`; blocks after the last are not part of the network's output.
 
-    What the backward pass needs is computed again block by block, so that only the blocks' inputs are kept.
+    What the backward pass needs is computed again block by block, so that only the blocks' inputs are kept. (XLA for
+    CPUs joins the two computations again.)
     """
     outputs = []
     for i in range(config.taps[-1]):

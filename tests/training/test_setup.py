@@ -87,12 +87,13 @@ def test_a_limit_that_nobody_asked_for_takes_dense_points(scene, monkeypatch):
     rng = np.random.default_rng(1)
     dense = PointCloud(*rng.random((2, 60_000, 3), dtype=np.float32))
     monkeypatch.setattr("ipsm_jax.training.setup.initial_points", lambda *_, **__: (dense, "dense"))
-    config, state, _ = first_state(TrainConfig(), scene)
-    assert config == TrainConfig(density=DensityConfig(max_gaussians=120_000))
+    start = InitConfig(init="triangulated")
+    config, state, _ = first_state(TrainConfig(init=start), scene)
+    assert config == TrainConfig(init=start, density=DensityConfig(max_gaussians=120_000))
     assert int(state.alive.sum()) == 60_000
     assert state.gaussians.capacity == 120_000
     with pytest.raises(ConfigError, match="60000 starting points, more than --max-gaussians 59999"):
-        first_state(TrainConfig(density=DensityConfig(max_gaussians=59_999)), scene)
+        first_state(TrainConfig(init=start, density=DensityConfig(max_gaussians=59_999)), scene)
 
 
 def test_a_scene_before_the_near_plane_is_refused(scene):

@@ -12,7 +12,7 @@ from ipsm_jax.scene.camera import look_at
 from ipsm_jax.stereo import StereoError, StereoOptions, stereo_depths, stereo_progress
 
 BOUNDS = (2.0, 9.0)
-OPTIONS = StereoOptions(planes=64)  # the same for all, so that few programs are compiled
+OPTIONS = StereoOptions(planes=64, sources=3)  # the same for all, so that few programs are compiled
 
 
 def run(cameras, images, options=OPTIONS, progress=None):

@@ -22,6 +22,8 @@ from ipsm_jax.stereo.views import Plan, plan
 _REFINEMENTS = np.arange(-12, 13, dtype=np.float32)  # half pixels to either side of the depth found at half the size
 _MARGIN = 48  # rows that strips overlap by, because matching looks beyond its pixel
 
+_SMOOTH = 0.01  # relative difference of inverse depth across an edge
+
 Report = Callable[[int, int], None]
 """Called with the steps that are done and all steps."""
 
@@ -133,7 +135,7 @@ def _match(
     # The mean serves where all sources see the same; from far apart they do not, and one good match is enough.
     best = 1 if todo.wide else max(2, todo.used.shape[1] - 1)
     slants = np.tan(np.radians(options.slants if todo.wide else ())).astype(np.float32).reshape(-1, 2)
-    nearest_last = todo.inverse_depths[view]
+    limits = todo.inverse_depths[view]
     coarse = None
     for level in reversed(levels):
         height, width = level.cameras.height, level.cameras.width
@@ -143,11 +145,11 @@ def _match(
         for top in tops:
             task = _Task(np.int32(view), np.int32(top), todo.sources[view], todo.used[view])
             if base is None:
-                part = _search(level, task, nearest_last, slants, rows, todo.planes, best, options)
+                part = _search(level, task, limits, slants, rows, todo.planes, best, options)
             else:
                 half_pixel = todo.half_pixel[view] * np.float32(levels[0].cameras.width / width)
-                part = _refine(level, task, base[top : top + rows], nearest_last, half_pixel, best, options)
-            # Rows in the margin are the upper strip's, where there is one.
+                part = _refine(level, task, base[top : top + rows], limits, half_pixel, best, options)
+            # Half of the margin is left to the strip before.
             skip = 0 if top == 0 else _MARGIN // 2
             found[:, top + skip : top + rows] = np.asarray(part)[:, skip:]
             done()
@@ -244,5 +246,4 @@ def _enlarge(coarse: Float[Array, "h w"], height: int, width: int) -> Float[Arra
     return jnp.where(jnp.abs(smooth - nearest) < _SMOOTH * nearest, smooth, nearest)
 
 
-_SMOOTH = 0.01
 _cross_check = jax.jit(cross_check, static_argnames=("reprojection", "difference", "agreeing"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+LARGEST_PENALTY = 10.0  # sums over 8 directions must fit into 16 bits
+
 
 class StereoError(ValueError):
     """Dense stereo cannot be done with what it was given; the message says why and what to do."""
@@ -30,6 +32,9 @@ class StereoOptions:
       depth_difference: relative difference of two views' depths of one point that still agree.
       agreeing: other views that must agree; None takes 1, or 2 where there are six views or more.
       highest_cost: a pixel whose 1 - ZNCC at its depth is above this is not confident.
+
+    Raises:
+      StereoError: for numbers that make no sense.
     """
 
     sources: int = 4
@@ -48,3 +53,22 @@ class StereoOptions:
     depth_difference: float = 0.01
     agreeing: int | None = None
     highest_cost: float = 0.9
+
+    def __post_init__(self) -> None:
+        least: dict[str, float] = {
+            "sources": 1,
+            "most_planes": 3,
+            "coarse_above": 32,
+            "slant_penalty": 0,
+            "small_penalty": 0,
+        }
+        least |= {"large_penalty": self.small_penalty, "contrast": 0, "highest_cost": 0}
+        if self.planes is not None:
+            least["planes"] = 3
+        for name, lowest in least.items():
+            if not getattr(self, name) >= lowest:
+                raise StereoError(f"{name} of the stereo must be at least {lowest}, got {getattr(self, name)}")
+        if self.large_penalty > LARGEST_PENALTY:
+            raise StereoError(
+                f"large_penalty of the stereo must be at most {LARGEST_PENALTY}, got {self.large_penalty}"
+            )

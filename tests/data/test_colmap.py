@@ -142,7 +142,8 @@ def test_reads_what_pycolmap_writes(tmp_path):
         image = pycolmap.Image(name=f"b{i}.jpg", camera_id=7, image_id=i + 3)
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(matrix[:3]))
     for i in range(5):
-        model.add_point3D(np.array([i, 2.0, 3.0]), pycolmap.Track(), np.array([i, 20, 30], np.uint8))
+        point = model.add_point3D(np.array([i, 2.0, 3.0]), pycolmap.Track(), np.array([i, 20, 30], np.uint8))
+        model.points3D[point].error = 0.25 * i
     (tmp_path / "bin").mkdir()
     (tmp_path / "txt").mkdir()
     model.write_binary(tmp_path / "bin")
@@ -159,6 +160,7 @@ def test_reads_what_pycolmap_writes(tmp_path):
         order = np.argsort(points.positions[:, 0])
         np.testing.assert_allclose(points.positions[order], [[i, 2, 3] for i in range(5)])
         np.testing.assert_array_equal(points.colors[order], [[i, 20, 30] for i in range(5)])
+        np.testing.assert_array_equal(points.errors[order], 0.25 * np.arange(5))
 
 
 def _edit(name, change):

@@ -1,11 +1,13 @@
 """The check across views against the same arithmetic pixel by pixel in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from textured_planes import Plane, camera_batch, in_a_row, render
 
 from ipsm_jax.stereo.check import agreement, cross_check
 
+CROSS_CHECK = jax.jit(cross_check, static_argnums=(2, 3, 4))
 LENSES = (30.0, 33.0, 11.0, 8.5)
 
 
@@ -39,7 +41,7 @@ def test_agreement_is_the_trip_there_and_back():
     _, depths = render(cameras, Plane(normal=(0.4, 0.1, 1.0)))
     rng = np.random.default_rng(0)
     depths = depths * rng.choice([1, 1, 1, 1.004, 1.03, 0], depths.shape)  # some wrong, some unknown
-    agrees, other = agreement(
+    agrees, other = jax.jit(agreement, static_argnums=(4, 5))(
         cameras[0], jnp.asarray(depths[0], jnp.float32), cameras[1], jnp.asarray(depths[1], jnp.float32), 0.5, 0.01
     )
     expected, again = np.zeros((17, 22), bool), np.zeros((17, 22))
@@ -71,7 +73,7 @@ def test_agreeing_views_are_counted_and_averaged():
     given = np.array([4.0, 4.01, 4.02, 4.6])
     depths = jnp.asarray(np.broadcast_to(given[:, None, None], (4, 72, 96)), jnp.float32)
     for agreeing, sure in ((1, [True, True, True, False]), (2, [True, True, True, False]), (3, [False] * 4)):
-        depth, confirmed = cross_check(cameras, depths, 1.0, 0.01, agreeing)
+        depth, confirmed = CROSS_CHECK(cameras, depths, 1.0, 0.01, agreeing)
         middle = np.asarray(confirmed)[:, 36, 48]
         np.testing.assert_array_equal(middle, sure)
     np.testing.assert_allclose(depth[:, 36, 48], [4.01, 4.01, 4.01, 4.6], rtol=1e-5)
@@ -81,6 +83,6 @@ def test_unknown_depths_never_agree():
     cameras = camera_batch(in_a_row(2))
     depths = jnp.asarray(render(cameras, Plane())[1], jnp.float32)
     for missing in (0, 1):
-        _, confirmed = cross_check(cameras, depths.at[missing].set(0.0), 1.0, 0.01, 1)
+        _, confirmed = CROSS_CHECK(cameras, depths.at[missing].set(0.0), 1.0, 0.01, 1)
         assert not np.any(confirmed)
-    assert np.asarray(cross_check(cameras, depths, 1.0, 0.01, 1)[1]).mean() > 0.8
+    assert np.asarray(CROSS_CHECK(cameras, depths, 1.0, 0.01, 1)[1]).mean() > 0.8

@@ -12,7 +12,7 @@ from ipsm_jax.scene.camera import look_at
 from ipsm_jax.stereo import StereoError, StereoOptions, stereo_depths, stereo_progress
 
 BOUNDS = (2.0, 9.0)
-OPTIONS = StereoOptions(planes=64)  # the same for all, so that few programs are compiled
+OPTIONS = StereoOptions(planes=64, sources=3)  # the same for all, so that few programs are compiled
 
 
 def run(cameras, images, options=OPTIONS, progress=None):
@@ -157,3 +157,18 @@ def test_photos_that_do_not_fit_the_cameras_are_refused(facing):
         run(cameras, images[:, :-1])
     with pytest.raises(StereoError, match="float64"):
         run(cameras, images / 255)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"coarse_above": 0}, "coarse_above of the stereo must be at least 32, got 0"),
+        ({"large_penalty": 0.01}, "large_penalty of the stereo must be at least 0.06"),
+        ({"large_penalty": 100.0}, "at most 10.0, got 100.0"),
+        ({"planes": 1}, "planes of the stereo must be at least 3"),
+        ({"contrast": float("nan")}, "contrast"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting, message):
+    with pytest.raises(StereoError, match=message):
+        StereoOptions(**setting)

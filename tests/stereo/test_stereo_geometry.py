@@ -4,23 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from textured_planes import camera_batch
+from textured_planes import LENSES, MATRICES, camera_batch, reprojected
 
 from ipsm_jax.scene.camera import look_at
 from ipsm_jax.stereo.geometry import halved, pair, pixel_centers, project, rays
-
-MATRICES = np.stack([look_at((0, 0, 0), (0.2, 0.1, 5)), look_at((1, -0.4, 0.5), (0, 0.3, 4), up=(1.0, 0.2, 0))])
-LENSES = [(80.0, 95.0, 40.0, 31.0), (70.0, 66.0, 55.0, 20.0)]
-
-
-def reprojected(cameras, u, v, depth):
-    """Columns, rows and depths in camera 1 of pixels of camera 0."""
-    first, second = np.asarray(cameras.camera_from_world, np.float64)
-    (fx, fy, cx, cy), (gx, gy, dx, dy) = np.asarray(cameras.intrinsics, np.float64)
-    local = np.stack([(u - cx) / fx * depth, (v - cy) / fy * depth, depth], axis=-1)
-    world = (local - first[:3, 3]) @ first[:3, :3]
-    x, y, z = np.moveaxis(world @ second[:3, :3].T + second[:3, 3], -1, 0)
-    return gx * x / z + dx, gy * y / z + dy, z
 
 
 def test_pixels_land_where_their_points_do_with_any_lens_and_roll():

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
-from test_stereo_geometry import LENSES, MATRICES, reprojected
-from textured_planes import Plane, camera_batch, in_a_row, render
+from textured_planes import LENSES, MATRICES, Plane, camera_batch, in_a_row, render, reprojected
 
 from ipsm_jax.stereo import sweep
 from ipsm_jax.stereo.geometry import pair, rays
+
+SURFACE_COSTS = jax.jit(sweep.surface_costs, static_argnames="best")
+PLANE_COSTS = jax.jit(sweep.plane_costs, static_argnames=("penalty", "best"))
 
 
 def sources_of(cameras, images, used=None):
@@ -38,7 +40,7 @@ def test_costs_are_those_of_windows_compared_one_by_one():
     base, slope = rng.uniform(0.1, 0.2, (2, 72, 96))
     steps = np.array([0.0, 0.4, 1.0])
     arrays = [jnp.asarray(a, jnp.float32) for a in (images[0], base, slope, steps)]
-    costs = sweep.surface_costs(arrays[0], sources_of(cameras, jnp.asarray(images, jnp.float32)), *arrays[1:], best=1)
+    costs = SURFACE_COSTS(arrays[0], sources_of(cameras, jnp.asarray(images, jnp.float32)), *arrays[1:], best=1)
     v, u = np.mgrid[:72, :96] + 0.5
     checked = 0
     for d, step in enumerate(steps):
@@ -63,7 +65,7 @@ def test_costs_do_not_change_with_exposure_and_are_smallest_at_the_true_depth():
     volumes = []
     for gain, offset in ((1.0, 0.0), (0.7, 0.2)):
         changed = jnp.stack([images[0], gain * images[1] + offset])
-        volumes.append(np.asarray(sweep.surface_costs(changed[0], sources_of(cameras, changed), zero, one, steps, 1)))
+        volumes.append(np.asarray(SURFACE_COSTS(changed[0], sources_of(cameras, changed), zero, one, steps, best=1)))
     assert np.percentile(np.abs(volumes[0].astype(int) - volumes[1]), 99) < 20
     np.testing.assert_allclose(depth[0], 4.0, rtol=0.02)
     for volume in volumes:
@@ -87,37 +89,32 @@ def test_a_source_that_is_not_used_does_not_count():
     images = sweep.grey(jnp.asarray(render(cameras, Plane())[0]))
     images = images.at[2].set(0.3)
     zero, one, steps = jnp.zeros((72, 96)), jnp.ones((72, 96)), jnp.linspace(0.2, 0.3, 4)
-    both = sweep.surface_costs(images[0], sources_of(cameras, images, [True, False]), zero, one, steps, 2)
-    alone = sweep.surface_costs(images[0], sources_of(cameras[:2], images[:2]), zero, one, steps, 2)
+    both = SURFACE_COSTS(images[0], sources_of(cameras, images, [True, False]), zero, one, steps, best=2)
+    alone = SURFACE_COSTS(images[0], sources_of(cameras[:2], images[:2]), zero, one, steps, best=2)
     np.testing.assert_array_equal(both, alone)
 
 
 def test_slanted_planes_match_a_slanted_surface_seen_from_far_apart():
-    """Windows of parallel planes hold different things in two views 33 degrees apart; a plane of the right slant fits.
-
-    The reference looks at 17 degrees to the side, so a normal at 57 degrees is 40 degrees from its axis.
-    """
-    plane = Plane(normal=(np.tan(np.radians(-40 + 17)), 0, 1.0), offset=4.0)
-    cameras = camera_batch(in_a_row(2, baseline=2.4, target=(0, 0, 4)))
+    """Two views 60 degrees apart; the surface's normal is 50 degrees beside the axis of the reference."""
+    plane = Plane(normal=(np.tan(np.radians(30 - 50)), 0, 1.0))
+    cameras = camera_batch(in_a_row(2, baseline=8 * np.tan(np.radians(30)), target=(0, 0, 4)))
     photos, depth = render(cameras, plane)
     images = sweep.grey(jnp.asarray(photos))
-    inverse_depths = jnp.linspace(1 / 9, 1 / 2, 160)
+    inverse_depths = jnp.linspace(1 / 9, 1 / 2.5, 320)
     v, u = np.mgrid[:72, :96] + 0.5
     x, y, _ = reprojected(cameras, u, v, depth[0])
-    seen = (x > 4) & (x < 92) & (y > 4) & (y < 68)
+    seen = (x > 4) & (x < 92) & (y > 4) & (y < 68) & (depth[0] > 2.5)
+    assert seen.mean() > 0.5
     nearest = np.argmin(np.abs(np.asarray(inverse_depths)[:, None, None] - 1 / depth[0]), axis=0)
     costs = {}
-    for angles in ((), (-40,), (40,), (-40, 40)):
-        slants = jnp.asarray([[np.tan(np.radians(a)), 0.0] for a in angles], jnp.float32).reshape(-1, 2)
-        volume = sweep.plane_costs(
-            images[0], sources_of(cameras, images), *rays(cameras[0]), inverse_depths, slants, 0.02, 1
-        )
+    for angles in ((0,), (-50,), (50,), (-50, 50)):
+        slants = jnp.asarray([[np.tan(np.radians(a)), 0.0] for a in angles], jnp.float32)
+        others = sources_of(cameras, images)
+        volume = PLANE_COSTS(images[0], others, *rays(cameras[0]), inverse_depths, slants, penalty=0.02, best=1)
         costs[angles] = np.take_along_axis(np.asarray(volume), nearest[None], axis=0)[0][seen]
-    print({k: np.median(c) for k, c in costs.items()}, seen.mean())
-    fitting = min(costs[(-40,)].mean(), costs[(40,)].mean())
-    assert fitting < 0.5 * costs[()].mean()
-    # The smallest of all: another slant takes nothing away.
-    np.testing.assert_array_equal(costs[(-40, 40)], np.minimum(costs[(-40,)], costs[(40,)]))
+    assert costs[(-50,)].mean() < 0.4 * costs[(0,)].mean()
+    assert costs[(50,)].mean() > 0.8 * costs[(0,)].mean()
+    np.testing.assert_array_equal(costs[(-50, 50)], np.minimum(costs[(-50,)], costs[(50,)]))
 
 
 def test_halving_means_two_by_two_pixels():

@@ -7,6 +7,9 @@ import numpy as np
 from ipsm_jax.scene.camera import Camera, look_at
 
 FOCAL, WIDTH, HEIGHT = 90.0, 96, 72
+# Two views with lenses of their own, the second rolled by nearly 90 degrees.
+MATRICES = np.stack([look_at((0, 0, 0), (0.2, 0.1, 5)), look_at((1, -0.4, 0.5), (0, 0.3, 4), up=(1.0, 0.2, 0))])
+LENSES = [(80.0, 95.0, 40.0, 31.0), (70.0, 66.0, 55.0, 20.0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,3 +63,13 @@ def render(cameras, plane):
         images.append(texture(center + directions * depth[..., None], plane.bare))
         depths.append(depth)
     return np.round(np.clip(np.stack(images), 0, 1) * 255).astype(np.uint8), np.stack(depths)
+
+
+def reprojected(cameras, u, v, depth):
+    """Columns, rows and depths in camera 1 of pixels of camera 0."""
+    first, second = np.asarray(cameras.camera_from_world, np.float64)
+    (fx, fy, cx, cy), (gx, gy, dx, dy) = np.asarray(cameras.intrinsics, np.float64)
+    local = np.stack([(u - cx) / fx * depth, (v - cy) / fy * depth, depth], axis=-1)
+    world = (local - first[:3, 3]) @ first[:3, :3]
+    x, y, z = np.moveaxis(world @ second[:3, :3].T + second[:3, 3], -1, 0)
+    return gx * x / z + dx, gy * y / z + dy, z

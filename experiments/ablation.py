@@ -26,6 +26,12 @@ METHODS: dict[str, list[str]] = {
     "geometry": GEOMETRY,
     "depth": ["DEPTH"],
     "geometry+depth": [*GEOMETRY, "DEPTH"],
+    "dropout": ["--dropout", "0.2"],
+    "decay": ["--opacity-decay", "0.995"],
+    "binocular": ["--binocular"],
+    "depth+dropout": ["DEPTH", "--dropout", "0.2"],
+    "depth+binocular": ["DEPTH", "--binocular"],
+    "depth+dropout+binocular": ["DEPTH", "--dropout", "0.2", "--binocular"],
     "sds": ["--guidance", "sds"],
     "sds-100": ["--guidance", "sds", "--guidance-scale", "100"],
     "g1": ["--guidance", "g1"],
@@ -40,7 +46,7 @@ METHODS: dict[str, list[str]] = {
 def options_of(method: str, depth: str | None, depth_path: Path | None) -> list[str]:
     """Options of a method for the train command; raises SystemExit if it needs depth and none was given."""
     if "DEPTH" in METHODS[method] and depth is None:
-        raise SystemExit(f"the method {method} needs --depth exact, maps or network")
+        raise SystemExit(f"the method {method} needs --depth exact, stereo, maps or network")
     given = ["--depth", str(depth), *([] if depth_path is None else ["--depth-path", str(depth_path)])]
     return [part for option in METHODS[method] for part in (given if option == "DEPTH" else [option])]
 
@@ -69,7 +75,7 @@ def main() -> None:
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=default, metavar="METHOD", help=" ".join(METHODS)
     )
-    parser.add_argument("--depth", choices=["exact", "maps", "network"])
+    parser.add_argument("--depth", choices=["exact", "stereo", "maps", "network"])
     parser.add_argument("--depth-path", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data-root", type=Path)

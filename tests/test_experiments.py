@@ -74,7 +74,7 @@ def test_an_ablation_trains_what_is_missing_and_shows_what_each_method_adds(tmp_
     assert [line for line in lines if line.startswith("| depth | -1.00 ± 0.00 | +0.000 ± 0.000 | not computed |")]
     saved = json.loads((tmp_path / "ablation.json").read_text())
     assert [result["method"] for result in saved] == ["base", "geometry", "depth"]
-    with pytest.raises(SystemExit, match="ipsm-gaussian needs --depth exact, maps or network"):
+    with pytest.raises(SystemExit, match="ipsm-gaussian needs --depth exact, stereo, maps or network"):
         ablation.options_of("ipsm-gaussian", None, None)
 
 

@@ -132,8 +132,8 @@ def _match(
     levels: list[_Level], todo: Plan, view: int, options: StereoOptions, done: Callable[[], None]
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
     """Inverse depth of one view from its sources, and the cost 1 - ZNCC there."""
-    # The mean serves where all sources see the same; from far apart they do not, and one good match is enough.
-    best = 1 if todo.wide else max(2, todo.used.shape[1] - 1)
+    # Views far apart rarely see the same, so one good match has to be enough.
+    falloff = np.float32(0.0 if todo.wide else options.falloff)
     slants = np.tan(np.radians(options.slants if todo.wide else ())).astype(np.float32).reshape(-1, 2)
     limits = todo.inverse_depths[view]
     coarse = None
@@ -145,10 +145,10 @@ def _match(
         for top in tops:
             task = _Task(np.int32(view), np.int32(top), todo.sources[view], todo.used[view])
             if base is None:
-                part = _search(level, task, limits, slants, rows, todo.planes, best, options)
+                part = _search(level, task, limits, slants, rows, todo.planes, falloff, options)
             else:
                 half_pixel = todo.half_pixel[view] * np.float32(levels[0].cameras.width / width)
-                part = _refine(level, task, base[top : top + rows], limits, half_pixel, best, options)
+                part = _refine(level, task, base[top : top + rows], limits, half_pixel, falloff, options)
             # Half of the margin is left to the strip before.
             skip = 0 if top == 0 else _MARGIN // 2
             found[:, top + skip : top + rows] = np.asarray(part)[:, skip:]
@@ -181,7 +181,7 @@ def _prepare(level: _Level, task: _Task, rows: int) -> tuple[Float[Array, "r w"]
     return image, camera, others
 
 
-@partial(jax.jit, static_argnames=("rows", "planes", "best", "options"))
+@partial(jax.jit, static_argnames=("rows", "planes", "options"))
 def _search(
     level: _Level,
     task: _Task,
@@ -189,30 +189,30 @@ def _search(
     slants: Float[Array, "f 2"],
     rows: int,
     planes: int,
-    best: int,
+    falloff: Float[Array, ""],
     options: StereoOptions,
 ) -> Float[Array, "2 r w"]:
     """Inverse depth and cost by planes through all depths."""
     image, camera, sources = _prepare(level, task, rows)
     inverse_depths = jnp.linspace(limits[0], limits[1], planes)
-    volume = sweep.plane_costs(image, sources, *rays(camera), inverse_depths, slants, options.slant_penalty, best)
+    volume = sweep.plane_costs(image, sources, *rays(camera), inverse_depths, slants, options.slant_penalty, falloff)
     index, cost = _choose(volume, image, options)
     return jnp.stack([limits[0] + (limits[1] - limits[0]) / (planes - 1) * index, cost])
 
 
-@partial(jax.jit, static_argnames=("best", "options"))
+@partial(jax.jit, static_argnames="options")
 def _refine(
     level: _Level,
     task: _Task,
     base: Float[Array, "r w"],
     limits: Float[Array, " 2"],
     half_pixel: Float[Array, ""],
-    best: int,
+    falloff: Float[Array, ""],
     options: StereoOptions,
 ) -> Float[Array, "2 r w"]:
     """Inverse depth and cost by surfaces beside one that is known roughly."""
     image, _, sources = _prepare(level, task, base.shape[0])
-    volume = sweep.surface_costs(image, sources, base, jnp.ones_like(base), half_pixel * _REFINEMENTS, best)
+    volume = sweep.surface_costs(image, sources, base, jnp.ones_like(base), half_pixel * _REFINEMENTS, falloff)
     index, cost = _choose(volume, image, options)
     return jnp.stack([jnp.clip(base + half_pixel * (index + _REFINEMENTS[0]), limits[0], limits[1]), cost])
 

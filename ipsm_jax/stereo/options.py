@@ -17,9 +17,10 @@ class StereoOptions:
 
     Attributes:
       sources: most views that one view is matched with.
+      falloff: weight of a source in a pixel's cost, relative to that of the next cheaper source.
       largest_angle: degrees between the optical axes of two views that are matched with each other.
       wide_angle: degrees; where views of a common point differ by more, slanted planes are swept too and a pixel's
-        cost is that of its best source instead of the mean.
+        cost is that of its cheapest source alone.
       slants: degrees (horizontal, vertical) between the normals of the slanted planes and the optical axis.
       slant_penalty: added to the cost of slanted planes, in units of 1 - ZNCC.
       planes: inverse depths searched at; None takes one per half pixel of the widest disparity range.
@@ -38,6 +39,7 @@ class StereoOptions:
     """
 
     sources: int = 4
+    falloff: float = 0.4
     largest_angle: float = 70.0
     wide_angle: float = 20.0
     slants: tuple[tuple[float, float], ...] = ((-60, 0), (-40, 0), (40, 0), (60, 0), (0, -45), (0, 45))
@@ -62,7 +64,7 @@ class StereoOptions:
             "slant_penalty": 0,
             "small_penalty": 0,
         }
-        least |= {"large_penalty": self.small_penalty, "contrast": 0, "highest_cost": 0}
+        least |= {"large_penalty": self.small_penalty, "contrast": 0, "highest_cost": 0, "falloff": 0}
         if self.planes is not None:
             least["planes"] = 3
         for name, lowest in least.items():

@@ -89,16 +89,16 @@ def surface_costs(
     base: Float[Array, "h w"],
     slope: Float[Array, "h w"],
     steps: Float[Array, " d"],
-    best: int,
+    falloff: float | Float[Array, ""],
 ) -> UInt8[Array, "d h w"]:
-    """Costs of the surfaces base + step x slope, for each pixel the mean over its `best` cheapest sources that see it.
+    """Costs of the surfaces base + step x slope, for each pixel a mean over the sources that see it.
 
     Args:
       image: the reference, or some of its rows (`sources.relation` is then that of a camera that has only those).
       sources: what it is compared with.
       base, slope: in 1 / world units.
       steps: of the surfaces.
-      best: how many sources count, 1 or more.
+      falloff: weight of a source relative to that of the next cheaper one, in [0, 1]; 0 takes the cheapest alone.
     """
     height, width = image.shape
     # Beyond the border the outermost pixels are repeated, in the reference and in what is compared with it.
@@ -131,7 +131,7 @@ def surface_costs(
             )
 
         costs = [cost(i) for i in range(sources.used.shape[0])]
-        return jnp.round(mean_of_best(costs, best) * COST_UNIT).astype(jnp.uint8)
+        return jnp.round(robust_mean(costs, falloff) * COST_UNIT).astype(jnp.uint8)
 
     return lax.map(cost_of, steps)
 
@@ -140,17 +140,23 @@ def _inverse_deviation(square: Array, mean: Array) -> Array:
     return 1 / jnp.sqrt(jnp.maximum(square - mean * mean, 0) + _NOISE)
 
 
-def mean_of_best(costs: list[Float[Array, "h w"]], best: int) -> Float[Array, "h w"]:
-    """Mean of the `best` smallest costs that are at most 1, `UNSEEN` where none is."""
+def robust_mean(costs: list[Float[Array, "h w"]], falloff: float | Float[Array, ""]) -> Float[Array, "h w"]:
+    """Mean of the costs that are at most 1, each weighing `falloff` times the next smaller one; `UNSEEN` without any.
+
+    An occluded source costs too much, so the cheapest weighs most.
+    """
     costs = list(costs)
     # Sorted by exchanging neighbors: for so few, much faster than a sort.
     for last in range(len(costs) - 1, 0, -1):
         for i in range(last):
             costs[i], costs[i + 1] = jnp.minimum(costs[i], costs[i + 1]), jnp.maximum(costs[i], costs[i + 1])
-    seen = [cost <= 1 for cost in costs[:best]]
-    count = functools.reduce(jnp.add, [s.astype(jnp.float32) for s in seen])
-    total = functools.reduce(jnp.add, [jnp.where(s, cost, 0.0) for s, cost in zip(seen, costs, strict=False)])
-    return jnp.where(count > 0, total / jnp.maximum(count, 1), UNSEEN)
+    total, weights = jnp.zeros_like(costs[0]), jnp.zeros_like(costs[0])
+    weight = jnp.float32(1.0)
+    for cost in costs:
+        seen = jnp.where(cost <= 1, weight, 0.0)
+        total, weights = total + seen * cost, weights + seen
+        weight = weight * falloff
+    return jnp.where(weights > 0, total / jnp.maximum(weights, 1.0), UNSEEN)
 
 
 def plane_costs(
@@ -161,19 +167,19 @@ def plane_costs(
     inverse_depths: Float[Array, " d"],
     slants: Float[Array, "f 2"],
     penalty: float,
-    best: int,
+    falloff: float | Float[Array, ""],
 ) -> UInt8[Array, "d h w"]:
     """Costs of inverse depths, each the smallest over a plane parallel to the image and slanted ones through the point.
 
     Args:
-      image, sources, best: as above.
+      image, sources, falloff: as above.
       ray_x, ray_y: rays through the pixels, at z = 1.
       inverse_depths: at least two, evenly spaced, increasing.
       slants: tangents of the angles between normals and optical axis, horizontal and vertical; F may be 0.
       penalty: added to the cost of slanted planes.
     """
     zero, one = jnp.zeros_like(image), jnp.ones_like(image)
-    parallel = surface_costs(image, sources, zero, one, inverse_depths, best)
+    parallel = surface_costs(image, sources, zero, one, inverse_depths, falloff)
     if not len(slants):
         return parallel
     length = jnp.sqrt(1 + ray_x**2 + ray_y**2)
@@ -186,7 +192,7 @@ def plane_costs(
         slope = jnp.where(facing, slope, 1.0)
         # Planes that pass every pixel at every inverse depth; each pixel's costs are then looked up between them.
         first, last = inverse_depths[0] / jnp.max(slope), inverse_depths[-1] / jnp.min(slope)
-        costs = surface_costs(image, sources, zero, slope, jnp.linspace(first, last, count), best)
+        costs = surface_costs(image, sources, zero, slope, jnp.linspace(first, last, count), falloff)
 
         def smaller(plane: tuple[Array, Array]) -> UInt8[Array, "h w"]:
             inverse_depth, known = plane

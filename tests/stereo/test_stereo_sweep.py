@@ -10,8 +10,8 @@ from textured_planes import LENSES, MATRICES, Plane, camera_batch, in_a_row, ren
 from ipsm_jax.stereo import sweep
 from ipsm_jax.stereo.geometry import pair, rays
 
-SURFACE_COSTS = jax.jit(sweep.surface_costs, static_argnames="best")
-PLANE_COSTS = jax.jit(sweep.plane_costs, static_argnames=("penalty", "best"))
+SURFACE_COSTS = jax.jit(sweep.surface_costs)
+PLANE_COSTS = jax.jit(sweep.plane_costs, static_argnames="penalty")
 
 
 def sources_of(cameras, images, used=None):
@@ -40,7 +40,7 @@ def test_costs_are_those_of_windows_compared_one_by_one():
     base, slope = rng.uniform(0.1, 0.2, (2, 72, 96))
     steps = np.array([0.0, 0.4, 1.0])
     arrays = [jnp.asarray(a, jnp.float32) for a in (images[0], base, slope, steps)]
-    costs = SURFACE_COSTS(arrays[0], sources_of(cameras, jnp.asarray(images, jnp.float32)), *arrays[1:], best=1)
+    costs = SURFACE_COSTS(arrays[0], sources_of(cameras, jnp.asarray(images, jnp.float32)), *arrays[1:], falloff=0.0)
     v, u = np.mgrid[:72, :96] + 0.5
     checked = 0
     for d, step in enumerate(steps):
@@ -65,7 +65,9 @@ def test_costs_do_not_change_with_exposure_and_are_smallest_at_the_true_depth():
     volumes = []
     for gain, offset in ((1.0, 0.0), (0.7, 0.2)):
         changed = jnp.stack([images[0], gain * images[1] + offset])
-        volumes.append(np.asarray(SURFACE_COSTS(changed[0], sources_of(cameras, changed), zero, one, steps, best=1)))
+        volumes.append(
+            np.asarray(SURFACE_COSTS(changed[0], sources_of(cameras, changed), zero, one, steps, falloff=0.0))
+        )
     assert np.percentile(np.abs(volumes[0].astype(int) - volumes[1]), 99) < 20
     np.testing.assert_allclose(depth[0], 4.0, rtol=0.02)
     for volume in volumes:
@@ -74,14 +76,16 @@ def test_costs_do_not_change_with_exposure_and_are_smallest_at_the_true_depth():
         assert np.mean(np.abs(inner - 10) <= 1) > 0.97
 
 
-def test_the_cheapest_sources_that_see_a_pixel_count():
+def test_cheaper_sources_that_see_a_pixel_weigh_more():
     costs = np.random.default_rng(0).uniform(0, 1, (4, 6, 7)).astype(np.float32)
     costs[np.random.default_rng(1).uniform(size=costs.shape) < 0.5] = 2.0  # does not see it
-    for best in (1, 2, 3, 4):
-        found = sweep.mean_of_best([jnp.asarray(c) for c in costs], best)
+    for falloff in (0.0, 0.4, 1.0):
+        found = sweep.robust_mean([jnp.asarray(c) for c in costs], falloff)
         for row, column in np.ndindex(6, 7):
-            seen = sorted(c for c in costs[:, row, column] if c <= 1)[:best]
-            assert found[row, column] == pytest.approx(np.mean(seen) if seen else sweep.UNSEEN, abs=1e-6)
+            seen = sorted(c for c in costs[:, row, column] if c <= 1)
+            weights = [falloff**i for i in range(len(seen))]
+            expected = np.average(seen, weights=weights) if seen else sweep.UNSEEN
+            assert found[row, column] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_source_that_is_not_used_does_not_count():
@@ -89,8 +93,8 @@ def test_a_source_that_is_not_used_does_not_count():
     images = sweep.grey(jnp.asarray(render(cameras, Plane())[0]))
     images = images.at[2].set(0.3)
     zero, one, steps = jnp.zeros((72, 96)), jnp.ones((72, 96)), jnp.linspace(0.2, 0.3, 4)
-    both = SURFACE_COSTS(images[0], sources_of(cameras, images, [True, False]), zero, one, steps, best=2)
-    alone = SURFACE_COSTS(images[0], sources_of(cameras[:2], images[:2]), zero, one, steps, best=2)
+    both = SURFACE_COSTS(images[0], sources_of(cameras, images, [True, False]), zero, one, steps, falloff=0.5)
+    alone = SURFACE_COSTS(images[0], sources_of(cameras[:2], images[:2]), zero, one, steps, falloff=0.5)
     np.testing.assert_array_equal(both, alone)
 
 
@@ -110,7 +114,7 @@ def test_slanted_planes_match_a_slanted_surface_seen_from_far_apart():
     for angles in ((0,), (-50,), (50,), (-50, 50)):
         slants = jnp.asarray([[np.tan(np.radians(a)), 0.0] for a in angles], jnp.float32)
         others = sources_of(cameras, images)
-        volume = PLANE_COSTS(images[0], others, *rays(cameras[0]), inverse_depths, slants, penalty=0.02, best=1)
+        volume = PLANE_COSTS(images[0], others, *rays(cameras[0]), inverse_depths, slants, penalty=0.02, falloff=0.0)
         costs[angles] = np.take_along_axis(np.asarray(volume), nearest[None], axis=0)[0][seen]
     assert costs[(-50,)].mean() < 0.4 * costs[(0,)].mean()
     assert costs[(50,)].mean() > 0.8 * costs[(0,)].mean()

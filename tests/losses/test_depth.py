@@ -173,10 +173,7 @@ def test_unknown_pixels_play_no_part(seed):
     ):
         spoiled = np.where(known, second, np.nan).astype(np.float32)
         value, gradient = MASKED[loss](first, spoiled, known)
-        if loss is seen_depth_loss:
-            pairs = [(-second, first), (1 / (second + 200), first)]
-        else:
-            pairs = [(second, first)]
+        pairs = [(-second, first), (1 / (second + 200), first)] if loss is seen_depth_loss else [(second, first)]
         expected = min(1 - scipy.stats.pearsonr(a[known], b[known]).statistic for a, b in pairs)
         np.testing.assert_allclose(value, expected, atol=1e-5)
         assert float(value) > 1e-4

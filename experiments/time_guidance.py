@@ -8,7 +8,8 @@ time. The gradients are those of `distillation_loss` with respect to a picture o
 the training step takes them; rendering is not in them. "per term" encodes the picture once for each term, "shared"
 once for all. Times are wall times of one call; compilation, on its own, is in the JSON. "temporary" is what the
 compiled program needs beside its operands; the peak is the device's since the start of the process, or the
-process's own on a CPU. Prints one JSON line, then a table.
+process's own on a CPU. "processor" is the time of all of the host's cores together: on a CPU that is shared with others
+it tells more than the wall. Prints one JSON line, then a table.
 """
 
 from __future__ import annotations
@@ -125,26 +126,29 @@ def program(part: str, prior: DiffusionPrior) -> tuple[Callable[..., Any], tuple
 
 
 def measure(part: str, dtype: str, prior: DiffusionPrior, repeats: int) -> dict[str, Any]:
-    """Seconds of each call after the first, and memory."""
+    """Seconds of each call after the first (of the first if there is no other), and memory."""
     print(f"{dtype}, {part}: compiling", end="", file=sys.stderr, flush=True)
     function, operands = program(part, prior)
     start = time.perf_counter()
     compiled = jax.jit(function).lower(*operands).compile()
     compilation = time.perf_counter() - start
     print(f" took {compilation:.0f} s; running", end="", file=sys.stderr, flush=True)
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
+    seconds, of_processor = [], []
+    for _ in range(1 + repeats):
+        start, start_of_processor = time.perf_counter(), time.process_time()
         jax.block_until_ready(compiled(*operands))
         seconds.append(time.perf_counter() - start)
+        of_processor.append(time.process_time() - start_of_processor)
         print(f" {seconds[-1]:.2f} s", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
+    warm = slice(1 if repeats else 0, None)
     memory = compiled.memory_analysis()
     return {
         "part": part,
         "dtype": dtype,
-        "seconds_min": round(min(seconds[1:]), 5),
-        "seconds_median": round(float(np.median(seconds[1:])), 5),
+        "seconds_min": round(min(seconds[warm]), 5),
+        "seconds_median": round(float(np.median(seconds[warm])), 5),
+        "processor_seconds": round(min(of_processor[warm]), 5),
         "compilation_seconds": round(compilation, 1),
         "temporary_gb": round(memory.temp_size_in_bytes / 1e9, 3) if memory is not None else None,
         "peak_gb": round(peak_bytes() / 1e9, 3),
@@ -165,16 +169,18 @@ def size_in_gb(tree: Any) -> float:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """A row for each part; a column of seconds and one of temporary memory for each dtype."""
+    """A row for each part; columns of seconds and of temporary memory for each dtype."""
     dtypes = list(dict.fromkeys(row["dtype"] for row in result["rows"]))
-    heads = ["part", *(f"{dtype}: {what}" for dtype in dtypes for what in ("seconds (median)", "temporary GB"))]
+    columns = ("seconds (median)", "processor", "temporary GB")
+    heads = ["part", *(f"{dtype}: {column}" for dtype in dtypes for column in columns)]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for part in dict.fromkeys(row["part"] for row in result["rows"]):
         cells = [part]
         for dtype in dtypes:
             row = next(row for row in result["rows"] if (row["part"], row["dtype"]) == (part, dtype))
             temporary = "" if row["temporary_gb"] is None else f"{row['temporary_gb']:.2f}"
-            cells += [f"{row['seconds_min']:.3g} ({row['seconds_median']:.3g})", temporary]
+            cells.append(f"{row['seconds_min']:.3g} ({row['seconds_median']:.3g})")
+            cells += [f"{row['processor_seconds']:.3g}", temporary]
         lines.append(f"| {' | '.join(cells)} |")
     for dtype, weights in result["weights_gb"].items():
         peak = max(row["peak_gb"] for row in result["rows"] if row["dtype"] == dtype)
@@ -188,7 +194,9 @@ def main() -> None:
     parser.add_argument("--prior-path", type=Path, help="folder of weights, instead of random ones")
     parser.add_argument("--dtypes", nargs="+", choices=("bfloat16", "float32"), default=["float32"])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="calls after the first, which counts only if it is alone"
+    )
     parser.add_argument("--cpu", action="store_true", help="even if there is a GPU")
     parser.add_argument("--tiny", action="store_true", help="random weights of a tiny structure, to try it out")
     parser.add_argument("--json", type=Path)

@@ -131,6 +131,6 @@ def test_guidance_is_timed_part_by_part(tmp_path):
     assert [row["part"] for row in result["rows"]] == ["encode", "gradient of SDS"]
     assert result["weights"] == "random, tiny" and 0 < result["weights_gb"]["float32"] < 0.01
     for row in result["rows"]:
-        assert 0 < row["seconds_min"] <= row["seconds_median"]
+        assert 0 < row["seconds_min"] <= row["seconds_median"] and row["processor_seconds"] > 0
         assert row["temporary_gb"] < row["peak_gb"] < 10
     assert output.splitlines()[3].startswith("| encode | ")

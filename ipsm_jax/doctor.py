@@ -149,6 +149,7 @@ def prior_findings() -> list[Finding]:
     from ipsm_jax.priors.checkpoint import read_json
     from ipsm_jax.priors.config import PriorError
     from ipsm_jax.priors.locate import find_depth_network, find_stable_diffusion
+    from ipsm_jax.priors.monodepth.load import check_depth_network
     from ipsm_jax.priors.stable_diffusion import check_stable_diffusion
 
     found = []
@@ -161,8 +162,9 @@ def prior_findings() -> list[Finding]:
         found.append(Finding("diffusion weights", None, f"for guidance only; {e}"))
     try:
         folder = find_depth_network()
+        size = check_depth_network(folder).size_in_bytes(jnp.float32) / 1e9
         kind = read_json(folder / "config.json")["model_type"]
-        found.append(Finding("depth network", True, f"{kind} in {folder.absolute()}"))
+        found.append(Finding("depth network", True, f"{kind}, complete, {size:.1f} GB, in {folder.absolute()}"))
     except PriorError as e:
         found.append(Finding("depth network", None, f"for depth regularization only; {e}"))
     return found

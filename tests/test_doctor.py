@@ -82,16 +82,17 @@ def test_doctor_tells_where_weights_of_priors_were_looked_for(priors):
 def test_doctor_checks_the_weights_of_priors_it_finds(priors, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent / "priors")
     plain, inpainting = importlib.import_module("tiny_checkpoint").write_pair(priors)
-    (priors / "network").mkdir()
-    (priors / "network" / "config.json").write_text('{"model_type": "depth_anything"}')
-    (priors / "network" / "model.safetensors").write_text("")
+    tiny_depth = importlib.import_module("tiny_depth")
+    tiny_depth.write_depth_network(priors / "network", tiny_depth.HYBRID)
     diffusion, depth = doctor.prior_findings()
     assert diffusion.ok is depth.ok is True
     assert f"plain: {plain}; inpainting: {inpainting}" in diffusion.text
-    assert f"depth_anything in {priors / 'network'}" == depth.text
+    assert depth.text.startswith("dpt, complete, ") and depth.text.endswith(f"in {priors / 'network'}")
     weights = inpainting / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    diffusion, _ = doctor.prior_findings()
+    (priors / "network" / "model.safetensors").write_text("")
+    diffusion, depth = doctor.prior_findings()
+    assert depth.ok is None and str(priors / "network") in depth.text
     assert diffusion.ok is None and f"{weights} " in diffusion.text and "damaged or cut off" in diffusion.text
 
 

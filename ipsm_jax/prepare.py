@@ -77,18 +77,15 @@ def prepare(options: PrepareOptions, say: Say) -> None:
     """
     check(options)
     training = Training(options.out, options.views, options.split, options.downscale, options.depth_maps)
-    try:
-        with atomic_folder(options.out) as folder:
-            try:
-                outcome = _pose(options, folder, say)
-                complete_scene(training, folder, outcome, say)
-            except DataError as error:
-                # The temporary name means nothing to the person.
-                raise DataError(str(error).replace(str(folder), str(options.out))) from error
-            if options.out.exists():
-                raise DataError(f"{options.out} was made by somebody else in the meantime; nothing was written")
-    except FileExistsError as error:
-        raise DataError(f"{options.out}: cannot be made, {error.filename} is a file") from error
+    with atomic_folder(options.out) as folder:
+        try:
+            outcome = _pose(options, folder, say)
+            complete_scene(training, folder, outcome, say)
+        except DataError as error:
+            # The temporary name means nothing to the person.
+            raise DataError(str(error).replace(str(folder), str(options.out))) from error
+        if options.out.exists():
+            raise DataError(f"{options.out} was made by somebody else in the meantime; nothing was written")
 
 
 def check(options: PrepareOptions) -> None:

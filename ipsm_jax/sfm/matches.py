@@ -32,12 +32,12 @@ class Matches(NamedTuple):
     Attributes:
       features: (N,) number of features in each.
       shared: (N, N) symmetric, matches of a pair that agree with one camera motion; 0 where they do not.
-      turned: (N, N) bool, pairs that look as if the camera had only been turned, not moved.
+      flat: (N, N) bool, pairs that one homography relates: the camera was only turned, or saw one flat thing.
     """
 
     features: np.ndarray
     shared: np.ndarray
-    turned: np.ndarray
+    flat: np.ndarray
 
 
 def find_matches(pycolmap: ModuleType, database: Path, work: Path, photos: Sequence[Photo], report: Report) -> Matches:
@@ -122,13 +122,15 @@ def _match(pycolmap: ModuleType, database: Path, work: Path, count: int, careful
 
 
 def _read(pycolmap: ModuleType, path: Path, count: int) -> Matches:
-    shared, turned = np.zeros((count, count), int), np.zeros((count, count), bool)
+    shared, flat = np.zeros((count, count), int), np.zeros((count, count), bool)
     kinds = pycolmap.TwoViewGeometryConfiguration
+    # Turned cameras count as PLANAR where the focal length is only guessed: their homography is then no rotation.
+    flat_kinds = (kinds.PLANAR, kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC)
     with pycolmap.Database.open(path) as database:
         features = np.array([database.num_keypoints_for_image(i + 1) for i in range(count)])
         ids, geometries = database.read_two_view_geometries()
     for pair, geometry in zip(ids, geometries, strict=True):
         a, b = (number - 1 for number in pycolmap.pair_id_to_image_pair(pair))
         shared[a, b] = shared[b, a] = len(geometry.inlier_matches)
-        turned[a, b] = turned[b, a] = geometry.config in (kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC)
-    return Matches(features, shared, turned)
+        flat[a, b] = flat[b, a] = geometry.config in flat_kinds
+    return Matches(features, shared, flat)

@@ -77,7 +77,7 @@ def why_no_scene(photos: Sequence[Photo], matches: Matches) -> str:
             f"{shared[a, b]} matches, and {LEAST_MATCHES} are needed. Take photos that overlap by more than half, of "
             "things with texture, without blur"
         )
-    if matches.turned[linked].mean() > 0.5:
+    if matches.flat[linked].mean() > 0.5:
         return (
             "the photos look as if they were all taken from one place, the camera only turned, or as if they show one "
             "flat thing: depth cannot be seen from them. Take a step to the side between photos"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.triangulate import import_pycolmap, quiet
 from ipsm_jax.sfm.mapping import Mapping, Solution, place_cameras
-from ipsm_jax.sfm.matches import find_matches
+from ipsm_jax.sfm.matches import LEAST_MATCHES, find_matches
 from ipsm_jax.sfm.photos import LEAST, Photo
 from ipsm_jax.sfm.progress import Report, silent
 from ipsm_jax.sfm.reasons import why_no_scene, why_not_placed
@@ -44,7 +44,9 @@ def solve(photos: Sequence[Photo], work: Path, report: Report = silent) -> Solve
         mapping = place_cameras(pycolmap, database, work, photos, report)
     solution = mapping.solution
     if solution is None or len(solution.positions) < _LEAST_POINTS:
-        reasons = why_not_placed(photos, matches, Mapping(None, ()))
+        # What one sentence says of all of them is not said again of each: only those that match none are listed.
+        alone = matches.shared.max(axis=1) < LEAST_MATCHES
+        reasons = {i: why for i, why in why_not_placed(photos, matches, Mapping(None, ())).items() if alone[i]}
         listed = "".join(f"\n  {photos[i].name}: {reason}" for i, reason in list(reasons.items())[:8])
         more = f"\n  ... and {len(reasons) - 8} more" if len(reasons) > 8 else ""
         raise DataError(

@@ -23,14 +23,14 @@ def photos():
 
 
 def matches(pairs, features=None, turned=()):
-    shared, by_turning = np.zeros((COUNT, COUNT), int), np.zeros((COUNT, COUNT), bool)
+    shared, flat = np.zeros((COUNT, COUNT), int), np.zeros((COUNT, COUNT), bool)
     for a, b, count in pairs:
         shared[a, b] = shared[b, a] = count
-        by_turning[a, b] = by_turning[b, a] = (a, b) in turned
+        flat[a, b] = flat[b, a] = (a, b) in turned
     counts = np.full(COUNT, 3000)
     for i, count in (features or {}).items():
         counts[i] = count
-    return Matches(counts, shared, by_turning)
+    return Matches(counts, shared, flat)
 
 
 def test_each_photo_that_was_not_placed_has_its_own_reason(photos):

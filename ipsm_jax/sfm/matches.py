@@ -60,19 +60,23 @@ def find_matches(pycolmap: ModuleType, database: Path, work: Path, photos: Seque
 def _write_cameras(pycolmap: ModuleType, path: Path, photos: Sequence[Photo]) -> None:
     """One camera for all photos that share one, and an image for each photo."""
     numbers: dict[tuple[str, int, int], int] = {}
+    known: dict[tuple[str, int, int], float] = {}  # focal lengths in pixels of the copies, from the first that has one
+    for photo in photos:
+        if photo.focal is not None:
+            ratio = photo.work_width / photo.width
+            known.setdefault((photo.camera, photo.work_width, photo.work_height), photo.focal * ratio)
     with pycolmap.Database.open(path) as database:
         for i, photo in enumerate(photos):
             key = (photo.camera, photo.work_width, photo.work_height)
             if key not in numbers:
                 numbers[key] = len(numbers) + 1
                 longer = max(photo.work_width, photo.work_height)
-                ratio = photo.work_width / photo.width
-                focal = _FOCAL_GUESS * longer if photo.focal is None else photo.focal * ratio
+                focal = known.get(key, _FOCAL_GUESS * longer)
                 # One focal length and one radial coefficient: what ordinary lenses need and few photos can tell.
                 camera = pycolmap.Camera.create_from_model_name(
                     numbers[key], "SIMPLE_RADIAL", focal, photo.work_width, photo.work_height
                 )
-                camera.has_prior_focal_length = photo.focal is not None
+                camera.has_prior_focal_length = key in known
                 database.write_camera(camera, use_camera_id=True)
                 rig = pycolmap.Rig(rig_id=numbers[key])
                 rig.add_ref_sensor(camera.sensor_id)

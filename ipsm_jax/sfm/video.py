@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -44,33 +47,48 @@ def extract_frames(video: Path, folder: Path, frames: int, report: Report) -> li
     """
     try:
         count, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
-        reader = imageio_ffmpeg.read_frames(str(video), pix_fmt="rgb24")
-        width, height = next(reader)["size"]
-    except (RuntimeError, OSError, StopIteration, KeyError) as error:
+    except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[-200:]
         raise DataError(f"{video}: ffmpeg cannot read this as a video ({reason}); convert it to MP4") from error
     starts = np.linspace(0, count, min(frames, count) + 1)[:-1]
     written: list[Path] = []
     best: tuple[float, int, Image.Image] | None = None
     interval = 0
-    try:
-        for number, pixels in enumerate(reader):
+    with contextlib.closing(_decoded(video)) as decoded:
+        for number, image in enumerate(decoded):
             report("looking at frames", number, count)
             here = int(np.searchsorted(starts, number, side="right")) - 1
             if here != interval and best is not None:
                 written.append(_save(folder, best))
                 best, interval = None, here
-            image = Image.frombytes("RGB", (width, height), pixels)
             score = sharpness(image)
             if best is None or score > best[0]:
                 best = (score, number, image)
-    finally:
-        reader.close()
     if best is not None:
         written.append(_save(folder, best))
     if not written:
         raise DataError(f"{video}: there is no frame in this video")
     return written
+
+
+def _decoded(video: Path) -> Iterator[Image.Image]:
+    """All frames, upright, each once. ffmpeg sends them as PPM, which says how large they are."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(video), "-map", "0:v:0"]
+    command += ["-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        try:
+            while process.stdout.readline() == b"P6\n":
+                width, height = (int(word) for word in process.stdout.readline().split())
+                process.stdout.readline()  # the largest value, 255
+                pixels = process.stdout.read(3 * width * height)
+                if len(pixels) < 3 * width * height:
+                    return  # the video ends in the middle of a frame
+                yield Image.frombytes("RGB", (width, height), pixels)
+        finally:
+            process.kill()
 
 
 def _save(folder: Path, best: tuple[float, int, Image.Image]) -> Path:

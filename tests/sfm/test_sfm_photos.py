@@ -1,12 +1,12 @@
 """Reading plain photos: what is usable, upright, from which camera; frames of a video."""
 
 import imageio.v3 as iio
-import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageFilter, ImageOps
 
 from ipsm_jax.data.errors import DataError
+from ipsm_jax.reporting.video import write_video
 from ipsm_jax.sfm.photos import focal_pixels, read_photos, work_file
 from ipsm_jax.sfm.progress import silent
 from ipsm_jax.sfm.video import extract_frames, is_video, sharpness
@@ -134,11 +134,7 @@ def test_sharpest_frame_of_each_interval_of_a_video(tmp_path):
         frame = noise(i // 4, 16, 12).resize((128, 96))  # three intervals of four frames; one of each is sharp
         frames.append(frame if i in (2, 5, 11) else frame.filter(ImageFilter.GaussianBlur(3)))
     video = tmp_path / "walk.mp4"
-    writer = imageio_ffmpeg.write_frames(str(video), (128, 96), fps=10, quality=9, macro_block_size=16)
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+    write_video(video, [np.asarray(frame) for frame in frames], fps=10)
     (tmp_path / "frames").mkdir()
     found = extract_frames(video, tmp_path / "frames", 3, silent)
     assert [file.name for file in found] == ["frame_000002.png", "frame_000005.png", "frame_000011.png"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -71,7 +71,7 @@ def extract_frames(video: Path, folder: Path, frames: int, report: Report) -> li
     return written
 
 
-def _decoded(video: Path) -> Iterator[Image.Image]:
+def _decoded(video: Path) -> Generator[Image.Image, None, None]:
     """All frames, upright, each once. ffmpeg sends them as PPM, which says how large they are."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(video), "-map", "0:v:0"]
     command += ["-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-"]

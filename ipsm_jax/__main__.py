@@ -8,6 +8,7 @@ import sys
 import ipsm_jax
 
 COMMANDS = {
+    "prepare": "a folder of plain photos, or a video, to a scene with cameras",
     "train": "rebuild a scene from a few posed photos",
     "evaluate": "measure a finished run on its test views",
     "render": "new views and videos from a run or a .ply",

@@ -59,6 +59,18 @@ def distort(lens: Lens, rays: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 
     return np.stack([xd, yd], axis=-1)
 
 
+def undistort(lens: Lens, bent: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+    """The (N, 2) rays that `distort` takes to these distorted coordinates, by fixed-point iteration.
+
+    Exact to about 1e-9 where the lens bends little; for a fisheye's rim good enough to start from, not more.
+    """
+    bent = np.asarray(bent, np.float64)
+    rays = bent.copy()
+    for _ in range(50):
+        rays = rays + (bent - distort(lens, rays))
+    return rays
+
+
 def largest_radius(lens: Lens, limit: float = 20.0) -> float:
     """Largest ray radius up to which distorted radius still grows with the true one, at most `limit`.
 

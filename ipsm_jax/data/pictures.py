@@ -99,6 +99,25 @@ def read_picture(path: Path, shape: tuple[float, float] | None = None) -> Image.
         return _to_rgb(image, path)
 
 
+def open_upright(path: Path) -> tuple[Image.Image, Image.Exif]:
+    """Decoded 8-bit RGB picture as a viewer shows it, the orientation tag applied, and its EXIF data.
+
+    For photos that no camera model was made for yet; `read_picture` is for posed ones.
+
+    Raises:
+      DataError: if the file is missing, no picture or truncated.
+    """
+    with _open(path) as image:
+        try:
+            image.load()
+            exif = image.getexif()
+            return _to_rgb(ImageOps.exif_transpose(image), path), exif
+        except DataError:
+            raise
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: the picture is damaged or cut short ({error}); replace it") from error
+
+
 def read_levels(path: Path) -> np.ndarray:
     """(H, W) numbers stored in a picture of one channel, 8 or 16 bits, as they are.
 

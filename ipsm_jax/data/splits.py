@@ -108,7 +108,7 @@ def choose_split(
 
     Args:
       split: one of `SPLITS`. "auto" is the scene's own lists where it has them, "dtu" for 49 or more images in a folder
-        called like a DTU scan (`is_dtu_scan`), else "llff".
+        called like a DTU scan (`is_dtu_scan`), "all" where every image is asked for as a training view, else "llff".
       count: number of images.
       views: number of training views, None for all that are not test views.
       name: name of the scene's folder.
@@ -124,6 +124,8 @@ def choose_split(
             split = "listed"
         elif is_dtu_scan(name) and count >= DTU_VIEWS:
             split = "dtu"
+        elif views == count:  # three photos, three views: none can be held back
+            split = "all"
         else:
             split = "llff"
     try:

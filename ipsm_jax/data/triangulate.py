@@ -36,8 +36,11 @@ class MissingPycolmapError(DataError):
     """The optional dependency is not installed."""
 
 
-def import_pycolmap() -> ModuleType:
+def import_pycolmap(purpose: str = "triangulated starting points") -> ModuleType:
     """The pycolmap module.
+
+    Args:
+      purpose: what needs it, for the message.
 
     Raises:
       MissingPycolmapError: if it is not installed; says how to install it.
@@ -46,7 +49,7 @@ def import_pycolmap() -> ModuleType:
         import pycolmap
     except ImportError as error:
         raise MissingPycolmapError(
-            f"triangulated starting points need pycolmap, which cannot be imported ({error}); "
+            f"pycolmap, needed for {purpose}, cannot be imported ({error}); "
             'install it with: pip install "ipsm_jax[sfm]"'
         ) from error
     return pycolmap
@@ -113,7 +116,7 @@ def triangulate(images: np.ndarray, cameras: Camera) -> PointCloud:
       cameras: their n cameras.
     """
     pycolmap = import_pycolmap()
-    with tempfile.TemporaryDirectory(prefix="ipsm_jax_") as name, _quiet(pycolmap):
+    with tempfile.TemporaryDirectory(prefix="ipsm_jax_") as name, quiet(pycolmap):
         folder = Path(name)
         photos = folder / "photos"
         photos.mkdir()
@@ -136,7 +139,7 @@ def _name(index: int) -> str:
 
 
 @contextlib.contextmanager
-def _quiet(pycolmap: ModuleType) -> Iterator[None]:
+def quiet(pycolmap: ModuleType) -> Iterator[None]:
     """No log lines but fatal ones; pycolmap's own setting is restored afterwards."""
     before = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL.value)

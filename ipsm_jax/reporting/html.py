@@ -94,7 +94,7 @@ def write_report(
         "<h2>Metrics</h2>",
         _metrics_table(metrics),
         "<h2>Run</h2>",
-        _plain_table(facts),
+        plain_table(facts),
         _folded("Settings", config),
         _folded("Environment", environment),
     ]
@@ -140,7 +140,7 @@ def _training_photos(photos: Mapping[str, np.ndarray]) -> str:
     for name in (names[i] for i in chosen):
         photo = Image.fromarray(photos[name])
         photo.thumbnail((480, 2 * THUMBNAIL_HEIGHT))
-        source, label = _data_address(np.asarray(photo)), html.escape(name)
+        source, label = data_address(np.asarray(photo)), html.escape(name)
         figures.append(f'<figure><img src="{source}" alt="{label}"><figcaption>{label}</figcaption></figure>')
     more = f'<p class="soft">{len(chosen)} of {len(names)} photos.</p>' if len(chosen) < len(names) else ""
     return f'<h2>Trained on</h2><div class="photos">{"".join(figures)}</div>{more}' if figures else ""
@@ -250,7 +250,8 @@ def _metrics_table(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def _plain_table(facts: Mapping[str, Any]) -> str:
+def plain_table(facts: Mapping[str, Any]) -> str:
+    """Facts by name as a table of two columns; nothing if there are none."""
     rows = "".join(
         f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_as_text(value))}</td></tr>"
         for name, value in facts.items()
@@ -259,7 +260,7 @@ def _plain_table(facts: Mapping[str, Any]) -> str:
 
 
 def _folded(title: str, values: Mapping[str, Any] | None) -> str:
-    return f"<details><summary>{title}</summary>{_plain_table(_flat(values))}</details>" if values else ""
+    return f"<details><summary>{title}</summary>{plain_table(_flat(values))}</details>" if values else ""
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -286,14 +287,14 @@ def _inline_pictures(views: Sequence[ViewPictures]) -> dict[Path, str]:
     inline: dict[Path, str] = {}
     total = 0
     for path in (path for view in views for path in view[1:]):
-        inline[path] = _data_address(np.asarray(iio.imread(path))[..., :3])
+        inline[path] = data_address(np.asarray(iio.imread(path))[..., :3])
         total += len(inline[path])
         if total > INLINE_LIMIT:
             return {}
     return inline
 
 
-def _data_address(picture: np.ndarray) -> str:
+def data_address(picture: np.ndarray) -> str:
     """A uint8 picture as a data: address that holds it as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY)

@@ -46,6 +46,14 @@ def test_auto_prefers_own_lists_then_dtu_then_llff():
     assert (own.train, own.test) == ((0, 6), (1, 3))
     assert choose_split("auto", 49, 3, name="fern") == choose_split("llff", 49, 3)
     assert choose_split("auto", 20, 3, name="scan8") == choose_split("llff", 20, 3)
+    assert choose_split("auto", 4, 3) == choose_split("llff", 4, 3)
+
+
+def test_auto_holds_none_back_where_all_are_asked_for():
+    assert choose_split("auto", 3, 3) == choose_split("all", 3, 3)
+    assert choose_split("auto", 3, 3).train == (0, 1, 2)
+    with pytest.raises(DataError, match="only 2 are left"):
+        choose_split("auto", 3, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""What became of the photos, in words, figures and small pictures, for the terminal and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ipsm_jax.data.capture import Capture
+from ipsm_jax.data.scene import PointCloud
+from ipsm_jax.sfm.photos import Photos, work_file
+from ipsm_jax.sfm.scene_folder import Written
+from ipsm_jax.sfm.solve import Solved
+
+THUMBNAIL = 320  # pixels of the longer side
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A photo that is no view of the scene: its name, why, and a small picture where it could be read."""
+
+    name: str
+    reason: str
+    picture: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Photos and cameras as they were written.
+
+    Attributes:
+      title: what the photos are called.
+      written: the views.
+      bounds: (V, 2) nearest and farthest depth in the views' order, where the source came with them.
+      points: the sparse points of all photos, or None.
+      sentences: what was done, the most important first.
+      left_out: photos that are no views.
+      facts: figures by name.
+    """
+
+    title: str
+    written: Written
+    bounds: np.ndarray | None
+    points: PointCloud | None
+    sentences: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    facts: dict[str, Any]
+
+
+def posed_outcome(capture: Capture, layout: str, written: Written) -> Outcome:
+    """Of photos that came with poses."""
+    bounds = None if capture.bounds is None else capture.bounds[list(written.order)]
+    sentences = (
+        f"The cameras are those that came with the photos ({layout}); structure from motion was skipped.",
+        *capture.notes,
+        *written.notes,
+    )
+    return Outcome(capture.path.resolve().name, written, bounds, None, sentences, (), {"photos": len(written.names)})
+
+
+def solved_outcome(
+    source: Path, photos: Photos, solved: Solved, lost: dict[int, str], written: Written, work: Path
+) -> Outcome:
+    """Of photos whose cameras were found.
+
+    Args:
+      source: the folder or video.
+      photos: all that was looked at.
+      solved: cameras, and who has none.
+      lost: reasons for photos that have a camera but do not fit into the scene.
+      written: the views.
+      work: folder of the small copies.
+    """
+    solution = solved.solution
+    reasons = {**solved.not_placed, **lost}
+    left_out = [LeftOut(name, reason, None) for name, reason in photos.unusable.items()]
+    left_out += [LeftOut(photos.photos[i].name, reasons[i], thumbnail(work_file(work, i))) for i in sorted(reasons)]
+    total = len(photos.photos) + len(photos.unusable)
+    copies = max(max(photo.work_width, photo.work_height) for photo in photos.photos)
+    error = solution.reprojection_error
+    first = (
+        f"{len(solution.photos)} of {total} photos registered: {len(solution.positions)} points, mean reprojection "
+        f"error {error:.2f} pixels at {copies} pixels of the longer side"
+    )
+    sentences = (
+        first,
+        "Cameras and sparse points (sparse/0) were found from all photos together, those that test later included; "
+        "depth bounds, depth maps and the points that training starts from come from the training views alone.",
+        *photos.notes,
+        *written.notes,
+    )
+    focal = np.median(written.intrinsics[:, 0])
+    across = np.degrees(2 * np.arctan(written.size[0] / 2 / focal))
+    priors = sum(photos.photos[i].focal is not None for i in solution.photos)
+    facts = {
+        "photos found": total,
+        "photos registered": len(solution.photos),
+        "views of the scene": len(written.names),
+        "sparse points of all photos": len(solution.positions),
+        "observations per point": round(len(solution.points) / len(solution.positions), 2),
+        "mean reprojection error": f"{error:.3f} pixels at {copies} pixels of the longer side",
+        "size of the photos": f"{written.size[0]}x{written.size[1]}",
+        "focal length": f"{focal:.1f} pixels, {across:.1f} degrees across",
+        "focal lengths known from EXIF": f"{priors} of {len(solution.photos)}",
+        "cameras": len({photos.photos[i].camera for i in solution.photos}),
+    }
+    cloud = PointCloud(solution.positions.astype(np.float32), solution.colors.astype(np.float32) / 255)
+    return Outcome(source.resolve().stem, written, None, cloud, sentences, tuple(left_out), facts)
+
+
+def thumbnail(file: Path) -> np.ndarray:
+    """(H, W, 3) uint8 small copy of a picture."""
+    with Image.open(file) as image:
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        return np.asarray(image.convert("RGB"))

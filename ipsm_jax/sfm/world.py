@@ -1,0 +1,47 @@
+"""A solution's world made convenient: structure from motion leaves its place, direction and unit of length open."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from ipsm_jax.sfm.mapping import Solution
+
+MEDIAN_DEPTH = 10.0
+"""Of the points in the photos, in the units chosen: far behind the near plane at 0.2, before which nothing is drawn."""
+
+
+def level(solution: Solution) -> Solution:
+    """The solution in a world whose z axis is up for most photos, whose origin is in the middle of what they see, and
+    whose unit makes the median depth of the observed points `MEDIAN_DEPTH`.
+    """
+    rotations = solution.camera_from_world[:, :3, :3]
+    translations = solution.camera_from_world[:, :3, 3]
+    depths = _depths(solution)
+    scale = MEDIAN_DEPTH / float(np.median(depths[depths > 0]))
+    new_from_old = upright_axes(rotations)
+    middle = np.median(solution.positions, axis=0)
+    matrices = np.tile(np.eye(4), (len(rotations), 1, 1))
+    matrices[:, :3, :3] = rotations @ new_from_old.T
+    matrices[:, :3, 3] = scale * (translations + rotations @ middle)
+    positions = scale * (solution.positions - middle) @ new_from_old.T
+    return solution._replace(camera_from_world=matrices, positions=positions)
+
+
+def _depths(solution: Solution) -> np.ndarray:
+    """(T,) camera-space z of each observation."""
+    matrices = solution.camera_from_world[solution.views]
+    return np.einsum("ti,ti->t", matrices[:, 2, :3], solution.positions[solution.points]) + matrices[:, 2, 3]
+
+
+def upright_axes(rotations: Float[np.ndarray, "v 3 3"]) -> Float[np.ndarray, "3 3"]:
+    """Rows right, forward, up: up is the mean of the V cameras' ups, forward is how the first one looks, made level."""
+    up = -rotations[:, 1].mean(axis=0)
+    if np.linalg.norm(up) < 0.2:  # the cameras are turned every way: no up is better than another
+        up = -rotations[0, 1]
+    up = up / np.linalg.norm(up)
+    forward = rotations[0, 2] - (rotations[0, 2] @ up) * up
+    if np.linalg.norm(forward) < 1e-3:  # the first camera looks straight down
+        forward = rotations[0, 1] - (rotations[0, 1] @ up) * up
+    forward = forward / np.linalg.norm(forward)
+    return np.stack([np.cross(forward, up), forward, up])

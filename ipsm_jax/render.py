@@ -47,12 +47,12 @@ def camera_path(scene: Scene, kind: PathKind, frames: int, gaussians: Gaussians,
         if not scene.test:
             raise CommandError(f"scene {scene.name} has no test views; choose another --path")
         return scene.cameras[list(scene.test)]
-    train = scene.cameras[list(scene.train)]
+    train = scene.train_cameras
     try:
         kind = choose_path(train) if kind == "auto" else kind
         if kind == "interpolated":
             return interpolated_path(train, frames)
-        known = None if scene.bounds is None else scene.bounds[list(scene.train)]
+        known = scene.train_bounds
         bounds = depth_bounds(gaussians, alive, train) if known is None else known
         return spiral_path(train, bounds, frames) if kind == "spiral" else ellipse_path(train, frames, bounds)
     except ValueError as error:

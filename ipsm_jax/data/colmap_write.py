@@ -12,15 +12,15 @@ from scipy.spatial.transform import Rotation
 
 
 class SparsePoints(NamedTuple):
-    """P points and T observations of them in V images.
+    """P points, and T observations of them in V images, in pixels of these images as they are, distortion included.
 
     Attributes:
       positions: (P, 3) in world units.
       colors: (P, 3) uint8.
-      errors: (P,) mean reprojection errors in pixels.
+      errors: (P,) mean reprojection errors in pixels, of smaller copies where these were what was measured in.
       views: (T,) index of the image, 0 to V - 1.
       points: (T,) index of the point.
-      pixels: (T, 2) where, the corner of the image at (0, 0).
+      pixels: (T, 2) float64 where, the corner of the image at (0, 0).
     """
 
     positions: np.ndarray

@@ -58,6 +58,21 @@ class Scene:
         return self.cameras.height
 
     @property
+    def train_cameras(self) -> Camera:
+        """Batch of the cameras of the training views; numpy float32 arrays inside."""
+        return self.cameras[list(self.train)]
+
+    @property
+    def train_images(self) -> np.ndarray:
+        """(T, H, W, 3) uint8 photos of the training views."""
+        return self.images[list(self.train)]
+
+    @property
+    def train_bounds(self) -> np.ndarray | None:
+        """(T, 2) depth bounds of the training views, or None."""
+        return None if self.bounds is None else self.bounds[list(self.train)]
+
+    @property
     def centers(self) -> np.ndarray:
         """(V, 3) float64 camera centres in world coordinates."""
         matrices = np.asarray(self.cameras.camera_from_world, np.float64)

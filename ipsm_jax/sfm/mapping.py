@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ipsm_jax.data.colmap_write import SparsePoints
 from ipsm_jax.data.lenses import Lens, from_colmap
 from ipsm_jax.sfm.matches import FEW, LEAST_MATCHES, SEED
 from ipsm_jax.sfm.photos import LEAST, Photo
@@ -16,36 +17,27 @@ from ipsm_jax.sfm.progress import Report
 
 
 class Solution(NamedTuple):
-    """R placed photos and P points, in world units of its own.
+    """R placed photos and the points they see, in world units of its own.
 
     Attributes:
       photos: (R,) indices of the placed photos, rising.
       camera_from_world: (R, 4, 4) float64, OpenCV axes.
       intrinsics: (R, 4) fx, fy, cx, cy in pixels of the full-size photos, corner of the photo at (0, 0).
       lenses: distortion of each.
-      positions: (P, 3) float64.
-      colors: (P, 3) uint8.
-      errors: (P,) mean reprojection errors in pixels of the small copies.
-      views: (T,) which placed photo (0 to R - 1) sees a point; T observations.
-      points: (T,) which point it is.
-      pixels: (T, 2) float64 where, in pixels of the full-size photo, distortion included.
+      points: with errors in pixels of the small copies; its views are 0 to R - 1, its pixels those of the full-size
+        photos.
     """
 
     photos: tuple[int, ...]
     camera_from_world: np.ndarray
     intrinsics: np.ndarray
     lenses: tuple[Lens, ...]
-    positions: np.ndarray
-    colors: np.ndarray
-    errors: np.ndarray
-    views: np.ndarray
-    points: np.ndarray
-    pixels: np.ndarray
+    points: SparsePoints
 
     @property
     def reprojection_error(self) -> float:
         """Mean over observations, in pixels of the small copies."""
-        return float(self.errors[self.points].mean())
+        return float(self.points.errors[self.points.points].mean())
 
 
 class Mapping(NamedTuple):
@@ -153,10 +145,12 @@ def _solution(model: Any, photos: Sequence[Photo]) -> Solution:
         np.array(matrices),
         np.array(intrinsics),
         tuple(lenses),
-        np.array([point.xyz for point in found]).reshape(-1, 3),
-        np.array([point.color for point in found], np.uint8).reshape(-1, 3),
-        np.array([point.error for point in found]),
-        np.array(views, int),
-        np.array(points, int),
-        np.array(pixels).reshape(-1, 2),
+        SparsePoints(
+            np.array([point.xyz for point in found]).reshape(-1, 3),
+            np.array([point.color for point in found], np.uint8).reshape(-1, 3),
+            np.array([point.error for point in found]),
+            np.array(views, int),
+            np.array(points, int),
+            np.array(pixels).reshape(-1, 2),
+        ),
     )

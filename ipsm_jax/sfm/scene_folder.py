@@ -191,18 +191,14 @@ def kept_points(solution: Solution, lost: dict[int, str]) -> SparsePoints:
     kept = [view for view, index in enumerate(solution.photos) if index not in lost]
     position = np.full(len(solution.photos), -1)
     position[kept] = np.arange(len(kept))
-    seen = position[solution.views] >= 0
-    counts = np.bincount(solution.points[seen], minlength=len(solution.positions))
+    positions, colors, errors, views, points, pixels = solution.points
+    seen = position[views] >= 0
+    counts = np.bincount(points[seen], minlength=len(positions))
     good = counts >= 2
-    seen &= good[solution.points]
+    seen &= good[points]
     number = np.cumsum(good) - 1
     return SparsePoints(
-        solution.positions[good],
-        solution.colors[good],
-        solution.errors[good],
-        position[solution.views[seen]],
-        number[solution.points[seen]],
-        solution.pixels[seen],
+        positions[good], colors[good], errors[good], position[views[seen]], number[points[seen]], pixels[seen]
     )
 
 

@@ -43,7 +43,7 @@ def solve(photos: Sequence[Photo], work: Path, report: Report = silent) -> Solve
         matches = find_matches(pycolmap, database, work, photos, report)
         mapping = place_cameras(pycolmap, database, work, photos, report)
     solution = mapping.solution
-    if solution is None or len(solution.positions) < _LEAST_POINTS:
+    if solution is None or len(solution.points.positions) < _LEAST_POINTS:
         # What one sentence says of all of them is not said again of each: only those that match none are listed.
         alone = matches.shared.max(axis=1) < LEAST_MATCHES
         reasons = {i: why for i, why in why_not_placed(photos, matches, Mapping(None, ())).items() if alone[i]}

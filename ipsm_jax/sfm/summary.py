@@ -75,6 +75,7 @@ def solved_outcome(
       work: folder of the small copies.
     """
     solution = solved.solution
+    points = solution.points
     reasons = {**solved.not_placed, **lost}
     left_out = [LeftOut(name, reason, None) for name, reason in photos.unusable.items()]
     left_out += [LeftOut(photos.photos[i].name, reasons[i], thumbnail(work_file(work, i))) for i in sorted(reasons)]
@@ -82,7 +83,7 @@ def solved_outcome(
     copies = max(max(photo.work_width, photo.work_height) for photo in photos.photos)
     error = solution.reprojection_error
     first = (
-        f"{len(solution.photos)} of {total} photos registered: {len(solution.positions)} points, mean reprojection "
+        f"{len(solution.photos)} of {total} photos registered: {len(points.positions)} points, mean reprojection "
         f"error {error:.2f} pixels at {copies} pixels of the longer side"
     )
     sentences = (
@@ -99,15 +100,15 @@ def solved_outcome(
         "photos found": total,
         "photos registered": len(solution.photos),
         "views of the scene": len(written.names),
-        "sparse points of all photos": len(solution.positions),
-        "observations per point": round(len(solution.points) / len(solution.positions), 2),
+        "sparse points of all photos": len(points.positions),
+        "observations per point": round(len(points.points) / len(points.positions), 2),
         "mean reprojection error": f"{error:.3f} pixels at {copies} pixels of the longer side",
         "size of the photos": f"{written.size[0]}x{written.size[1]}",
         "focal length": f"{focal:.1f} pixels, {across:.1f} degrees across",
         "focal lengths known from EXIF": f"{priors} of {len(solution.photos)}",
         "cameras": len({photos.photos[i].camera for i in solution.photos}),
     }
-    cloud = PointCloud(solution.positions.astype(np.float32), solution.colors.astype(np.float32) / 255)
+    cloud = PointCloud(points.positions.astype(np.float32), points.colors.astype(np.float32) / 255)
     return Outcome(source.resolve().stem, written, None, cloud, sentences, tuple(left_out), facts)
 
 

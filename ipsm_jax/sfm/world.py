@@ -20,18 +20,19 @@ def level(solution: Solution) -> Solution:
     depths = _depths(solution)
     scale = MEDIAN_DEPTH / float(np.median(depths[depths > 0]))
     new_from_old = upright_axes(rotations)
-    middle = np.median(solution.positions, axis=0)
+    middle = np.median(solution.points.positions, axis=0)
     matrices = np.tile(np.eye(4), (len(rotations), 1, 1))
     matrices[:, :3, :3] = rotations @ new_from_old.T
     matrices[:, :3, 3] = scale * (translations + rotations @ middle)
-    positions = scale * (solution.positions - middle) @ new_from_old.T
-    return solution._replace(camera_from_world=matrices, positions=positions)
+    points = solution.points._replace(positions=scale * (solution.points.positions - middle) @ new_from_old.T)
+    return solution._replace(camera_from_world=matrices, points=points)
 
 
 def _depths(solution: Solution) -> np.ndarray:
     """(T,) camera-space z of each observation."""
-    matrices = solution.camera_from_world[solution.views]
-    return np.einsum("ti,ti->t", matrices[:, 2, :3], solution.positions[solution.points]) + matrices[:, 2, 3]
+    points = solution.points
+    matrices = solution.camera_from_world[points.views]
+    return np.einsum("ti,ti->t", matrices[:, 2, :3], points.positions[points.points]) + matrices[:, 2, 3]
 
 
 def upright_axes(rotations: Float[np.ndarray, "v 3 3"]) -> Float[np.ndarray, "3 3"]:

@@ -30,12 +30,6 @@ _CACHE_VERSION = 1
 _GROWTH = 1.15  # of voxels, until the points are few enough
 
 
-def training_cameras(scene: Scene) -> Camera:
-    """Batch of the cameras of a scene's training views."""
-    train, cameras = list(scene.train), scene.cameras
-    return Camera(cameras.camera_from_world[train], cameras.intrinsics[train], cameras.width, cameras.height)
-
-
 def scene_depths(
     scene: Scene, options: StereoOptions | None = None, progress: Report | None = None, *, cache: bool = True
 ) -> StereoDepths:
@@ -48,7 +42,7 @@ def scene_depths(
     if len(scene.train) < 2:
         raise StereoError(f"dense stereo needs two training views, the scene {scene.name} has {len(scene.train)}")
     options = StereoOptions() if options is None else options
-    cameras, images = training_cameras(scene), scene.images[list(scene.train)]
+    cameras, images = scene.train_cameras, scene.train_images
     bounds = np.asarray(scene_bounds(scene), np.float32)
     arrays = (images, np.asarray(cameras.camera_from_world), np.asarray(cameras.intrinsics), bounds)
     parts = [part for array in arrays for part in (array.tobytes(), repr(array.shape))]
@@ -79,7 +73,7 @@ def stereo_points(
       MissingPycolmapError: as `scene_depths`.
     """
     depths = scene_depths(scene, progress=progress, cache=cache)
-    cameras, images = training_cameras(scene), scene.images[list(scene.train)]
+    cameras, images = scene.train_cameras, scene.train_images
     usual = images[..., 0].size // PIXELS_PER_POINT
     limit = usual if most is None else min(most, usual)
     voxel, points = VOXEL, fuse_points(cameras, images, depths)

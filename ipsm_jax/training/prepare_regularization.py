@@ -26,7 +26,6 @@ from ipsm_jax.priors.monodepth import load_depth_network
 from ipsm_jax.priors.stable_diffusion import load_stable_diffusion
 from ipsm_jax.scene.pseudo_views import PseudoViewSampler, choose_pseudo_views, pseudo_view_sampler
 from ipsm_jax.stereo import scene_depths, stereo_progress
-from ipsm_jax.stereo.start import training_cameras
 from ipsm_jax.training.regularization import DepthMaps, Regularization
 
 TERMS: dict[str, tuple[Term, ...]] = {"sds": ("sds",), "g1": ("g1",), "ipsm": ("g1", "g2")}
@@ -136,7 +135,7 @@ def prompt_of(config: GuidanceConfig, scene: Scene) -> str:
 
 
 def _sampler(config: TrainConfig, scene: Scene) -> PseudoViewSampler:
-    cameras, bounds = training_cameras(scene), None if scene.bounds is None else scene.bounds[list(scene.train)]
+    cameras, bounds = scene.train_cameras, scene.train_bounds
     kind = config.pseudo.pseudo_views
     if kind == "auto":
         kind = choose_pseudo_views(cameras, bounds)

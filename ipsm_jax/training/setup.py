@@ -20,7 +20,6 @@ from ipsm_jax.data.triangulate import MissingPycolmapError
 from ipsm_jax.losses.background import zero_background
 from ipsm_jax.losses.photometric import photometric_target
 from ipsm_jax.rasterizer.projection import NEAR_PLANE
-from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import Gaussians, gaussians_from_points, with_capacity
 from ipsm_jax.stereo import StereoError, stereo_points, stereo_progress
 from ipsm_jax.training.state import TrainState, init_state
@@ -51,14 +50,7 @@ def training_views(config: TrainConfig, scene: Scene) -> TrainingViews:
             f"scene {scene.name} has {len(scene.train)} training view(s) at one place: its extent, 1.1 x the largest "
             "distance of a training camera from their mean, is 0. Use --views 2 or more"
         )
-    train = list(scene.train)
-    cameras = Camera(
-        jnp.asarray(scene.cameras.camera_from_world[train], jnp.float32),
-        jnp.asarray(scene.cameras.intrinsics[train], jnp.float32),
-        scene.width,
-        scene.height,
-    )
-    photos = scene.images[train]
+    cameras, photos = jax.tree.map(jnp.asarray, scene.train_cameras), scene.train_images
     images = jnp.asarray(photos, jnp.float32) / 255
     l1_images = images
     if config.optimization.zero_dark_background:

@@ -7,7 +7,7 @@ from textured_corner import poses as arc
 
 from ipsm_jax.data.capture import Capture, PosedPhoto, rigid_inverse
 from ipsm_jax.data.colmap import read_model, read_points
-from ipsm_jax.data.colmap_write import NO_POINTS, write_colmap_text
+from ipsm_jax.data.colmap_write import NO_POINTS, SparsePoints, write_colmap_text
 from ipsm_jax.data.lenses import PINHOLE, distort, make_lens, undistort
 from ipsm_jax.data.llff import read_llff
 from ipsm_jax.data.load import load_scene
@@ -51,8 +51,10 @@ def solved(tmp_path):
     photos[0] = photos[0]._replace(width=HEIGHT, height=WIDTH)
     solution = Solution(
         (0, 1, 2, 3), matrices, np.tile(INTRINSICS, (4, 1)), (LENS,) * 4,
-        positions, np.full((6, 3), 255, np.uint8), np.full(6, 0.1),
-        np.repeat(np.arange(4), 6), np.tile(np.arange(6), 4), np.concatenate(pixels),
+        SparsePoints(
+            positions, np.full((6, 3), 255, np.uint8), np.full(6, 0.1),
+            np.repeat(np.arange(4), 6), np.tile(np.arange(6), 4), np.concatenate(pixels),
+        ),
     )  # fmt: skip
     return photos, solution
 
@@ -74,13 +76,13 @@ def test_scene_shows_the_world_through_a_pinhole(solved, tmp_path):
     for view, index in enumerate((3, 2, 1)):
         np.testing.assert_allclose(scene.cameras.camera_from_world[view], solution.camera_from_world[index], atol=1e-6)
         expected = blob_photo(
-            spots(solution.camera_from_world[index], solution.positions, PINHOLE, scene.cameras.intrinsics[view])
+            spots(solution.camera_from_world[index], solution.points.positions, PINHOLE, scene.cameras.intrinsics[view])
         )
         difference = np.abs(np.asarray(expected, float) - scene.images[view])
         assert difference.max() < 60 and difference.mean() < 1.5  # the lens moves the spots by up to 2.5 pixels
 
     points = read_points(folder / "sparse" / "0")
-    np.testing.assert_allclose(points.positions, solution.positions)
+    np.testing.assert_allclose(points.positions, solution.points.positions)
     assert {image: len(seen) for image, seen in points.by_image().items()} == {1: 6, 2: 6, 3: 6}
     llff = read_llff(folder)  # the same poses, written a second time
     np.testing.assert_allclose(
@@ -97,7 +99,7 @@ def test_observations_are_where_the_undistorted_photos_show_the_points(solved, t
     lines = (folder / "sparse" / "0" / "images.txt").read_text().splitlines()[1:]
     for view in range(3):
         stored = np.array(lines[2 * view + 1].split(), float).reshape(-1, 3)
-        positions = solution.positions[stored[:, 2].astype(int) - 1]
+        positions = solution.points.positions[stored[:, 2].astype(int) - 1]
         expected = spots(written.camera_from_world[view], positions, PINHOLE, written.intrinsics[view])
         np.testing.assert_allclose(stored[:, :2], expected, atol=0.011)
     assert len(read_model(folder / "sparse" / "0").cameras) == 1
@@ -106,10 +108,13 @@ def test_observations_are_where_the_undistorted_photos_show_the_points(solved, t
 def test_points_that_a_dropped_photo_alone_shares_are_dropped(solved):
     _, solution = solved
     # The first point is seen by photos 0 and 1 only.
-    seen = (solution.points != 0) | (solution.views <= 1)
-    solution = solution._replace(views=solution.views[seen], points=solution.points[seen], pixels=solution.pixels[seen])
-    kept = kept_points(solution, {0: "portrait"})
-    np.testing.assert_array_equal(kept.positions, solution.positions[1:])
+    all_points = solution.points
+    seen = (all_points.points != 0) | (all_points.views <= 1)
+    points = all_points._replace(
+        views=all_points.views[seen], points=all_points.points[seen], pixels=all_points.pixels[seen]
+    )
+    kept = kept_points(solution._replace(points=points), {0: "portrait"})
+    np.testing.assert_array_equal(kept.positions, solution.points.positions[1:])
     assert sorted(set(kept.views)) == [0, 1, 2] and len(kept.views) == 15
 
 
@@ -142,13 +147,15 @@ def test_level_world_has_its_z_axis_up_and_the_wanted_depth(solved):
     moved[:3, :3], moved[:3, 3] = turn, (3, -2, 7)
     matrices = solution.camera_from_world @ rigid_inverse(moved)
     matrices[:, :3, 3] *= 0.01
-    positions = 0.01 * (solution.positions @ turn.T + moved[:3, 3])
-    found = level(solution._replace(camera_from_world=matrices, positions=positions))
+    positions = 0.01 * (solution.points.positions @ turn.T + moved[:3, 3])
+    points = solution.points._replace(positions=positions)
+    found = level(solution._replace(camera_from_world=matrices, points=points))
     for view, matrix in enumerate(found.camera_from_world):  # nothing moves in the pictures
         np.testing.assert_allclose(
-            spots(matrix, found.positions, LENS), spots(solution.camera_from_world[view], solution.positions, LENS)
+            spots(matrix, found.points.positions, LENS),
+            spots(solution.camera_from_world[view], solution.points.positions, LENS),
         )
-    depths = [found.positions @ m[2, :3] + m[2, 3] for m in found.camera_from_world]
+    depths = [found.points.positions @ m[2, :3] + m[2, 3] for m in found.camera_from_world]
     assert np.median(depths) == pytest.approx(MEDIAN_DEPTH)
     up = -found.camera_from_world[:, 1, :3].mean(axis=0)
     np.testing.assert_allclose(up / np.linalg.norm(up), (0, 0, 1), atol=1e-9)

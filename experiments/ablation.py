@@ -1,13 +1,13 @@
-"""Which term helps how much: the rows of the paper's table 2 on any scene, mean ± std over seeds, against Base.
+"""Which start and which term helps how much: mean ± std over seeds, against the first method of the list.
 
-    python experiments/ablation.py --scene demo --methods base geometry depth geometry+depth --depth exact
-    python experiments/ablation.py --scene fern --data-root data --depth maps --depth-path maps/fern --seeds 3
-    python experiments/ablation.py --scene fern --methods base sds g1 ipsm -- --prior-path priors --prompt "a fern"
+    python experiments/ablation.py --scenes demo --methods base geometry depth geometry+depth --depth exact
+    python experiments/ablation.py --scenes fern fountain-P11 --data-root data --methods random triangulated stereo best
+    python experiments/ablation.py --scenes fern --methods base sds g1 ipsm -- --prior-path priors --prompt "a fern"
 
-Runs `python -m ipsm_jax.train` once per method and seed, each in a process of its own, all methods of a seed before the
-next seed; a run that is finished is not done again and one that was interrupted goes on. Writes <out>/ablation.json
-first, then prints Markdown tables made from it: figures, and differences to Base of the same seed. Further options
-after `--` go to every training.
+Runs `python -m ipsm_jax.train` once per scene, method and seed, each in a process of its own, all methods of a seed
+before the next seed; a run that is finished is not done again and one that was interrupted goes on. Writes
+<out>/ablation.json after each, and at the end prints Markdown tables made from it: for each scene the figures, and the
+differences to the first method with the same seed. Further options after `--` go to every training.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from runs import METRICS, mean_and_deviation, read_run, table, train_once
 from ipsm_jax.reporting.files import write_json
 
 GEOMETRY = ["--geometry"]
+BOTH = [*GEOMETRY, "DEPTH"]
+STARTS = ("random", "triangulated", "stereo")
 METHODS: dict[str, list[str]] = {
+    **{start: ["--init", start] for start in STARTS},
+    **{f"{start}+geometry+depth": ["--init", start, *BOTH] for start in STARTS},
+    "best": ["--preset", "best"],
     "base": [],
     "geometry": GEOMETRY,
     "depth": ["DEPTH"],
-    "geometry+depth": [*GEOMETRY, "DEPTH"],
+    "geometry+depth": BOTH,
     "dropout": ["--dropout", "0.2"],
     "decay": ["--opacity-decay", "0.995"],
     "binocular": ["--binocular"],
@@ -52,16 +57,14 @@ def options_of(method: str, depth: str | None, depth_path: Path | None) -> list[
 
 
 def differences(results: list[dict[str, Any]]) -> str:
-    """Markdown: what each method adds to Base of the same seed; empty without Base."""
-    base = next((result["runs"] for result in results if result["method"] == "base"), None)
-    if base is None:
-        return ""
-    titles = ["method", *(f"{title} - Base" for title, _ in METRICS.values())]
+    """Markdown: what each further method of a scene adds to the first, run by run of the same seed."""
+    first = results[0]
+    titles = ["method", *(f"{title} - {first['method']}" for title, _ in METRICS.values())]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for result in (r for r in results if r["method"] != "base"):
+    for result in results[1:]:
         cells = [result["method"]]
         for name, (_, digits) in METRICS.items():
-            pairs = [(run[name], reference[name]) for run, reference in zip(result["runs"], base, strict=True)]
+            pairs = [(run[name], reference[name]) for run, reference in zip(result["runs"], first["runs"], strict=True)]
             gains = [None if None in pair else pair[0] - pair[1] for pair in pairs]
             cells.append(mean_and_deviation(gains, digits, "+"))
         lines.append(f"| {' | '.join(cells)} |")
@@ -70,7 +73,7 @@ def differences(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scene", required=True)
+    parser.add_argument("--scenes", nargs="+", required=True)
     default = ["base", "geometry", "depth", "geometry+depth"]
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=default, metavar="METHOD", help=" ".join(METHODS)
@@ -79,23 +82,26 @@ def main() -> None:
     parser.add_argument("--depth-path", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--out", type=Path, help="default: runs/ablation-SCENE")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("extra", nargs="*", help="options for every training, after --")
     args = parser.parse_args()
-    out = args.out or Path("runs") / f"ablation-{Path(args.scene).name}"
     options = {method: options_of(method, args.depth, args.depth_path) for method in args.methods}
-    out.mkdir(parents=True, exist_ok=True)
-    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in options}
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = [
+        {"scene": Path(scene).name, "method": method, "options": [*own, *args.extra], "runs": []}
+        for scene in args.scenes
+        for method, own in options.items()
+    ]
     for seed in range(args.seeds):
-        for method, own in options.items():
-            folder = out / f"{method}-seed{seed}"
-            train_once(folder, args.scene, seed, args.data_root, [*own, *args.extra])
-            runs[method].append(read_run(folder))
-            write_json(
-                out / "ablation.json", [{"method": m, "options": options[m], "runs": runs[m]} for m in runs if runs[m]]
-            )
-    results = [{"method": method, "runs": runs[method]} for method in runs]
-    print(table(results, {"method": "method"}), differences(results), sep="\n\n")
+        for scene in args.scenes:
+            for result in (r for r in results if r["scene"] == Path(scene).name):
+                folder = args.out / f"{result['scene']}-{result['method']}-seed{seed}"
+                train_once(folder, scene, seed, args.data_root, result["options"])
+                result["runs"].append(read_run(folder))
+                write_json(args.out / "ablation.json", [r for r in results if r["runs"]])
+    for scene in args.scenes:
+        mine = [result for result in results if result["scene"] == Path(scene).name]
+        print(table(mine, {"scene": "scene", "method": "method"}), differences(mine), sep="\n\n", end="\n\n")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ipsm_jax.config import PRESETS, TrainConfig
-from ipsm_jax.config.command_line import preset_for_scene
+from ipsm_jax.config import TrainConfig, preset_settings
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.training import loop
 from ipsm_jax.training.checkpoint import load_run
@@ -94,7 +93,7 @@ def starting_point(args: argparse.Namespace) -> tuple[TrainConfig, Scene, Traini
     if args.run:
         config, state = load_run(args.run)
     else:
-        config, state = PRESETS[preset_for_scene(args.scene)], None
+        config, state = preset_settings("", args.scene), None
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, scene=args.scene))
     if args.data_root:
         data = dataclasses.replace(config.data, scene=Path(config.data.scene).name, data_root=args.data_root)

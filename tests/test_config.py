@@ -13,6 +13,7 @@ from ipsm_jax.config import (
     DensityConfig,
     OptimizationConfig,
     TrainConfig,
+    best,
     check_resumable,
     from_json,
     load_config,
@@ -61,6 +62,16 @@ def test_presets_hold_the_published_settings():
 def test_the_scene_chooses_the_preset(scene, preset):
     assert preset_for_scene(scene) == preset
     assert parse_command_line(["--scene", scene]).preset == preset
+
+
+@pytest.mark.parametrize("scene", ["demo", "scan30", "fern"])
+def test_best_changes_the_preset_of_the_scene(scene):
+    own = parse_command_line(["--scene", scene])
+    found = parse_command_line(["--scene", scene, "--preset", "best"])
+    assert found == best(own) != own and found.preset == "best"
+    assert found.data == own.data and found.optimization.ssim_weight == own.optimization.ssim_weight
+    assert from_json(to_json(found)) == found
+    assert parse_command_line(["--scene", scene, "--preset", "best", "--dropout", "0"]).optimization.dropout == 0
 
 
 def test_flags_override_the_preset():

@@ -22,13 +22,13 @@ def load(name):
 
 
 @pytest.fixture
-def base(monkeypatch):
+def ablation(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "experiments"))
-    return load("base")
+    return load("ablation")
 
 
 @pytest.mark.parametrize(("memory", "cell"), [({"peak_memory_mib": 3072}, "3.0"), ({}, "not known")])
-def test_figures_of_finished_runs_become_a_file_and_a_table(base, tmp_path, monkeypatch, capsys, memory, cell):
+def test_figures_of_finished_runs_become_a_file_and_a_table(ablation, tmp_path, monkeypatch, capsys, memory, cell):
     for seed, psnr in enumerate((20.0, 22.0)):
         folder = tmp_path / f"fern-random-seed{seed}"
         folder.mkdir()
@@ -37,43 +37,42 @@ def test_figures_of_finished_runs_become_a_file_and_a_table(base, tmp_path, monk
         lines = [{"iteration": 10, "loss": 0.1, "gaussians": 40, "seconds": 90.0, **memory}]
         lines.append({"iteration": 10, "test_psnr": 1.0})
         (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    arguments = ["base.py", "--scenes", "fern", "--inits", "random", "--seeds", "2", "--out", str(tmp_path)]
+    arguments = ["ablation.py", "--scenes", "fern", "--methods", "random", "--seeds", "2", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
-    base.main()
-    row = capsys.readouterr().out.strip().splitlines()[-1]
+    ablation.main()
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| fern"))
     assert row.startswith("| fern | random | 2 | 21.00 ± 1.41 | 0.500 ± 0.000 | not computed |")
     assert row.endswith(f"| 40 | 1.5 ± 0.0 | {cell} |")
-    runs = json.loads((tmp_path / "base.json").read_text())[0]["runs"]
+    runs = json.loads((tmp_path / "ablation.json").read_text())[0]["runs"]
     assert [run["psnr"] for run in runs] == [20.0, 22.0]
     assert [run["peak_memory_gib"] for run in runs] == [3.0 if memory else None] * 2
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_ablation_trains_what_is_missing_and_shows_what_each_method_adds(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "experiments"))
-    ablation = load("ablation")
+def test_an_ablation_trains_what_is_missing_and_shows_what_each_method_adds(ablation, tmp_path, monkeypatch, capsys):
     trained = []
 
     def finish(folder, scene, seed, data_root, options):
         trained.append((folder.name, seed, options))
         folder.mkdir()
-        psnr = {"base": 20.0, "geometry": 20.5, "depth": 19.0}[folder.name.split("-seed")[0]] + 2 * seed
+        name = folder.name.split("-seed")[0]
+        psnr = {"fern-base": 20.0, "fern-geometry": 20.5, "fern-depth": 19.0}[name] + 2 * seed
         (folder / "metrics.json").write_text(json.dumps({"mean": {"psnr": psnr, "ssim": 0.5}}))
         (folder / "log.jsonl").write_text('{"iteration": 10, "loss": 0.1, "gaussians": 40, "seconds": 90.0}\n')
 
     monkeypatch.setattr(ablation, "train_once", finish)
     options = ["--methods", "base", "geometry", "depth", "--depth", "maps", "--depth-path", "maps", "--seeds", "2"]
     monkeypatch.setattr(
-        sys, "argv", ["ablation.py", "--scene", "a/fern", "--out", str(tmp_path), *options, "--", "--x"]
+        sys, "argv", ["ablation.py", "--scenes", "a/fern", "--out", str(tmp_path), *options, "--", "--x"]
     )
     ablation.main()
-    assert [name for name, _, _ in trained[:3]] == ["base-seed0", "geometry-seed0", "depth-seed0"]
-    assert trained[5] == ("depth-seed1", 1, ["--depth", "maps", "--depth-path", "maps", "--x"])
+    assert [name for name, _, _ in trained[:3]] == ["fern-base-seed0", "fern-geometry-seed0", "fern-depth-seed0"]
+    assert trained[5] == ("fern-depth-seed1", 1, ["--depth", "maps", "--depth-path", "maps", "--x"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].startswith("| base | 2 | 21.00 ± 1.41 | 0.500 ± 0.000 | not computed |")
+    assert lines[2].startswith("| fern | base | 2 | 21.00 ± 1.41 | 0.500 ± 0.000 | not computed |")
     assert [line for line in lines if line.startswith("| depth | -1.00 ± 0.00 | +0.000 ± 0.000 | not computed |")]
     saved = json.loads((tmp_path / "ablation.json").read_text())
-    assert [result["method"] for result in saved] == ["base", "geometry", "depth"]
+    assert [(r["scene"], r["method"]) for r in saved] == [("fern", "base"), ("fern", "geometry"), ("fern", "depth")]
     with pytest.raises(SystemExit, match="ipsm-gaussian needs --depth exact, stereo, maps or network"):
         ablation.options_of("ipsm-gaussian", None, None)
 

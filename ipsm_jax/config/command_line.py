@@ -10,15 +10,8 @@ import tyro
 
 from ipsm_jax.config.errors import ConfigError
 from ipsm_jax.config.file import load_config
-from ipsm_jax.config.settings import PRESETS, DataConfig, OutputConfig, PresetName, TrainConfig
-from ipsm_jax.data.splits import is_dtu_scan
-
-
-def preset_for_scene(scene: str) -> PresetName:
-    """Name of the preset that suits a scene of this name or path."""
-    if scene == "demo":
-        return "demo"
-    return "dtu" if is_dtu_scan(Path(scene).name) else "llff"
+from ipsm_jax.config.presets import preset_settings
+from ipsm_jax.config.settings import DataConfig, OutputConfig, TrainConfig
 
 
 def parse_command_line(arguments: Sequence[str] | None = None) -> TrainConfig:
@@ -36,7 +29,7 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> TrainConfig:
         early.add_argument(flag, default="")
     early.add_argument("--resume", action="store_true")
     known, _ = early.parse_known_args(arguments)
-    default = PRESETS.get(known.preset or preset_for_scene(known.scene), PRESETS["llff"])
+    default = preset_settings(known.preset, known.scene)
     if known.resume and (known.name or known.scene):
         output = OutputConfig(name=known.name, out=Path(known.out) if known.out else OutputConfig.out)
         saved = TrainConfig(data=DataConfig(scene=known.scene), output=output).folder / "config.json"

@@ -86,6 +86,8 @@ def main() -> None:
     parser.add_argument("extra", nargs="*", help="options for every training, after --")
     args = parser.parse_args()
     options = {method: options_of(method, args.depth, args.depth_path) for method in args.methods}
+    if len({Path(scene).name for scene in args.scenes}) < len(args.scenes):
+        parser.error(f"two scenes have the same name, and so would their runs: {' '.join(args.scenes)}")
     args.out.mkdir(parents=True, exist_ok=True)
     results = [
         {"scene": Path(scene).name, "method": method, "options": [*own, *args.extra], "runs": []}

@@ -43,6 +43,8 @@ PHASES = {  # by what occurs in the name of an operation's scope, the first that
     "render backward": ("transpose(jvp(render))", "transpose(render)"),
     "render forward": ("jvp(render)", "/render/"),
     "loss": ("(loss)", "/loss/"),
+    "binocular": ("/binocular/",),
+    "pseudo view": ("/pseudo_view/",),
     "optimizer": ("/optimizer/",),
     "statistics": ("/statistics/",),
 }

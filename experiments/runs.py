@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ipsm_jax.config import ConfigError, check_resumable, load_config, parse_command_line
 
 METRICS = {
     "psnr": ("PSNR", 2),
@@ -20,14 +23,26 @@ METRICS = {
 
 
 def train_once(folder: Path, scene: str, seed: int, data_root: Path | None, options: list[str]) -> None:
-    """Train into `folder` unless that is done; raises SystemExit with the run's own message if it fails."""
+    """Train into `folder` unless that is done.
+
+    Raises:
+      SystemExit: with the run's own message if it fails, or if the folder holds a run with other settings.
+    """
+    arguments = ["--scene", scene, "--seed", str(seed), "--out", str(folder.parent), "--name", folder.name]
+    arguments += ["--no-video", *options, *([] if data_root is None else ["--data-root", str(data_root)])]
+    if (folder / "config.json").exists():
+        wanted, saved = parse_command_line(arguments), load_config(folder / "config.json")
+        if wanted.density.max_gaussians is None:  # a run fills it in
+            limit = saved.density.max_gaussians
+            wanted = dataclasses.replace(wanted, density=dataclasses.replace(wanted.density, max_gaussians=limit))
+        try:
+            check_resumable(saved, wanted)
+        except ConfigError as error:
+            raise SystemExit(f"{folder} holds a run with other settings; choose another --out. {error}") from error
     if (folder / "metrics.json").exists():
         print(f"{folder} is finished", flush=True)
         return
-    command = [sys.executable, "-m", "ipsm_jax.train", "--scene", scene, "--seed", str(seed)]
-    command += ["--out", str(folder.parent), "--name", folder.name, "--no-video", *options]
-    if data_root is not None:
-        command += ["--data-root", str(data_root)]
+    command = [sys.executable, "-m", "ipsm_jax.train", *arguments]
     if (folder / "config.json").exists():
         command.append("--resume")
     if subprocess.run(command, check=False).returncode != 0:

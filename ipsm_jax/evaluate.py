@@ -120,7 +120,7 @@ def evaluate_gaussians(
     write_report(
         folder,
         title=f"{scene.name}, from {len(scene.train)} photos",
-        heading="Views it was not trained on" if split == "test" else "Training views",
+        heading="Training views" if set(indices) <= set(scene.train) else "Views it was not trained on",
         facts=_facts(scene, metrics),
         metrics=metrics,
         views=pictures,

@@ -38,7 +38,7 @@ from ipsm_jax.training.checkpoint import describe, list_checkpoints, load_run
 from ipsm_jax.training.environment import describe_environment, enable_compilation_cache
 from ipsm_jax.training.interrupt import StopRequest
 from ipsm_jax.training.loop import Interrupted, TrainingError, train
-from ipsm_jax.training.prepare_regularization import prepare_regularization
+from ipsm_jax.training.prepare_regularization import check_requirements, prepare_regularization
 from ipsm_jax.training.progress import ProgressDisplay
 from ipsm_jax.training.recorder import Recorder, read_log, truncate_log
 from ipsm_jax.training.score import score_test_views
@@ -91,7 +91,7 @@ def run(config: TrainConfig) -> Path:
     if config.output.eval_every and not scene.test:
         raise ConfigError(f"scene {scene.name} has no test views to measure: leave --eval-every away")
     views = training_views(config, scene)
-    regularization = prepare_regularization(config, scene, lambda sentence: _say(console, sentence))
+    check_requirements(config, scene)
     if resume:
         _, state = load_run(folder)
         _say(console, f"resuming {folder} after iteration {int(state.step)}")
@@ -100,6 +100,8 @@ def run(config: TrainConfig) -> Path:
         # The limit that the start implies becomes a setting like any other: it is saved, and the same when resuming.
         config, state, starting_points = first_state(config, scene)
         _say(console, starting_points)
+    # After the starting points, which may be refused, or need the memory that large networks take.
+    regularization = prepare_regularization(config, scene, lambda sentence: _say(console, sentence))
     start_folder(config, scene, state, starting_points)
 
     with (

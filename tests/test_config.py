@@ -99,6 +99,10 @@ def test_flags_override_the_preset():
         (["--name", "../elsewhere"], "--name may hold letters"),
         (["--prune-opacity", "0"], "--prune-opacity must lie between 0 and 1"),
         (["--background", "0", "0", "2"], "--background takes three numbers"),
+        (["--init", "sterio"], "--init is one of auto, stereo, triangulated, random, sfm-all-views or a .ply file"),
+        (["--depth-path", "maps"], "--depth-path maps is read with --depth maps or --depth network only"),
+        (["--depth", "stereo", "--maps-hold", "inverse"], "--maps-hold inverse says something of --depth maps only"),
+        (["--maps-unit", "0"], "--maps-unit must be positive"),
     ],
 )
 def test_settings_out_of_range_are_refused(arguments, message, capsys):
@@ -107,6 +111,13 @@ def test_settings_out_of_range_are_refused(arguments, message, capsys):
     assert stop.value.code == 2
     printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert message in printed
+
+
+def test_a_depth_network_asks_for_pseudo_views_only_if_it_looks_at_them():
+    config = parse_command_line(["--scene", "horns", "--depth", "network"])
+    assert config.asking_for_pseudo_views == ("--depth network",)
+    config = parse_command_line(["--scene", "horns", "--depth", "network", "--pseudo-depth-weight", "0"])
+    assert not config.wants_pseudo_views
 
 
 def test_a_scene_must_be_named():

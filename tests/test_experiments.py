@@ -12,6 +12,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from ipsm_jax.config import parse_command_line, to_json
+
 
 def load(name):
     path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
@@ -75,6 +77,27 @@ def test_an_ablation_trains_what_is_missing_and_shows_what_each_method_adds(abla
     assert [(r["scene"], r["method"]) for r in saved] == [("fern", "base"), ("fern", "geometry"), ("fern", "depth")]
     with pytest.raises(SystemExit, match="ipsm-gaussian needs --depth exact, stereo, maps or network"):
         ablation.options_of("ipsm-gaussian", None, None)
+
+
+def test_a_run_with_other_settings_is_not_taken_for_this_one(ablation, tmp_path):
+    folder = tmp_path / "demo-base-seed0"
+    folder.mkdir()
+    config = parse_command_line(["--scene", "demo", "--geometry"])
+    limited = dataclasses.replace(config.density, max_gaussians=1000)  # filled in by a run
+    (folder / "config.json").write_bytes(to_json(dataclasses.replace(config, density=limited)))
+    (folder / "metrics.json").write_text("{}")
+    ablation.train_once(folder, "demo", 0, None, ["--geometry"])
+    with pytest.raises(SystemExit, match=r"demo-base-seed0 holds a run with other settings.*geometry True -> False"):
+        ablation.train_once(folder, "demo", 0, None, [])
+
+
+def test_scenes_of_one_name_are_refused(ablation, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["ablation.py", "--methods", "base", "--scenes", "a/x", "b/x", "--out", str(tmp_path)]
+    )
+    with pytest.raises(SystemExit):
+        ablation.main()
+    assert "two scenes have the same name" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -109,6 +109,8 @@ class DepthConfig:
     .npy or .png named like each photo, 0 where the depth is not known."""
     maps_hold: Literal["depth", "inverse"] = "depth"
     """What maps hold: camera z, or inverse depth (disparity, as networks give it); of any scale."""
+    maps_unit: float = 1.0
+    """What maps are multiplied by: the scene's units in one of theirs. Matters to --depth-loss direct only."""
     depth_loss: Literal["correlation", "direct"] = "correlation"
     """How: by correlation (published), or by the relative difference, which takes depths in the scene's unit: stereo,
     exact, or maps of depth."""
@@ -130,6 +132,16 @@ class DepthConfig:
             or self.depth in ("stereo", "exact")
             or (self.depth == "maps" and self.maps_hold == "depth"),
             f"--depth-loss direct needs depths in the scene's unit, and --depth {self.depth} has none",
+        )
+        require(self.maps_unit > 0, f"--maps-unit must be positive, got {self.maps_unit}")
+        require(
+            self.depth_path is None or self.depth in ("maps", "network"),
+            f"--depth-path {self.depth_path} is read with --depth maps or --depth network only, not with --depth "
+            f"{self.depth}",
+        )
+        require(
+            self.maps_hold == "depth" or self.depth == "maps",
+            f"--maps-hold {self.maps_hold} says something of --depth maps only, not of --depth {self.depth}",
         )
         require(
             self.depth != "maps" or self.depth_path is not None,

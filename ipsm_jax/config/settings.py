@@ -15,6 +15,7 @@ from typing import Literal
 from ipsm_jax.config.errors import require
 from ipsm_jax.config.regularization import DepthConfig, GeometryConfig, GuidanceConfig, PseudoViewConfig
 
+STARTS = ("auto", "stereo", "triangulated", "random", "sfm-all-views")
 PresetName = Literal["llff", "dtu", "demo", "best"]
 
 
@@ -46,6 +47,12 @@ class InitConfig:
     """Starting points: 'stereo' (dense, from the training views), 'triangulated' (sparse, needs pycolmap), 'random',
     'auto' (the first of these that can be done), a .ply file of points or of Gaussians, or 'sfm-all-views' (the
     capture's own points, which were seen from test views too)."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.init in STARTS or self.init.lower().endswith(".ply"),
+            f"--init is one of {', '.join(STARTS)} or a .ply file, got {self.init!r}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +249,7 @@ class TrainConfig:
         asked = {
             "--guidance": self.guidance.guidance != "none",
             "--geometry": self.geometry.geometry,
-            "--depth network": self.depth.depth == "network",
+            "--depth network": self.depth.depth == "network" and self.depth.pseudo_depth_weight > 0,
         }
         return tuple(flag for flag, wanted in asked.items() if wanted)
 

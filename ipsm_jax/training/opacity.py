@@ -15,8 +15,8 @@ from ipsm_jax.scene.gaussians import Gaussians
 
 DROPOUT_STREAM = 4
 """Folded into the state's key; see `step.VIEW_STREAM`."""
-_HIGHEST = 0.999
-"""Opacities are not raised above this."""
+_LOWEST, _HIGHEST = 1e-7, 0.999
+"""Opacities are not raised above the latter; below the former, nothing shows and their logarithm is not safe."""
 
 
 def with_dropout(
@@ -32,7 +32,7 @@ def with_dropout(
       rate: in [0, 1), may be traced.
     """
     kept = alive & ~jax.random.bernoulli(key, rate, alive.shape)
-    opacity = jnp.minimum(jax.nn.sigmoid(gaussians.opacity_logits) / (1 - rate), _HIGHEST)
+    opacity = jnp.clip(jax.nn.sigmoid(gaussians.opacity_logits) / (1 - rate), _LOWEST, _HIGHEST)
     raised = jnp.log(opacity) - jnp.log1p(-opacity)
     logits = jnp.where(rate > 0, raised, gaussians.opacity_logits)
     return gaussians._replace(opacity_logits=logits), kept

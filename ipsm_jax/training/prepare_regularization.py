@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -9,11 +10,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from ipsm_jax.config import ConfigError, DepthConfig, GeometryConfig, GuidanceConfig, TrainConfig
 from ipsm_jax.data.captions import read_caption
 from ipsm_jax.data.depth_maps import read_depth_maps
 from ipsm_jax.data.scene import Scene
+from ipsm_jax.data.triangulate import MissingPycolmapError
 from ipsm_jax.losses.binocular import BinocularOptions
 from ipsm_jax.losses.depth import DepthOptions
 from ipsm_jax.losses.distillation import DistillationOptions, Term
@@ -25,7 +28,7 @@ from ipsm_jax.priors.locate import find_depth_network, find_stable_diffusion
 from ipsm_jax.priors.monodepth import load_depth_network
 from ipsm_jax.priors.stable_diffusion import load_stable_diffusion
 from ipsm_jax.scene.pseudo_views import PseudoViewSampler, choose_pseudo_views, pseudo_view_sampler
-from ipsm_jax.stereo import scene_depths, stereo_progress
+from ipsm_jax.stereo import StereoError, scene_bounds, scene_depths, stereo_progress
 from ipsm_jax.training.regularization import DepthMaps, Regularization
 
 TERMS: dict[str, tuple[Term, ...]] = {"sds": ("sds",), "g1": ("g1",), "ipsm": ("g1", "g2")}
@@ -49,14 +52,14 @@ def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str
     """
     if not (config.wants_pseudo_views or config.geometry.binocular) and config.depth.depth == "none":
         return None
-    # What fails quickly comes first.
+    check_requirements(config, scene)
     sampler = _sampler(config, scene) if config.wants_pseudo_views else None
     prompt = prompt_of(config.guidance, scene) if config.guidance.guidance != "none" else ""
     network, maps = _depth(config.depth, scene, say)
     return Regularization(
         sampler=sampler,
         diffusion=_diffusion(config.guidance, prompt, say) if config.guidance.guidance != "none" else None,
-        depth_network=network,
+        depth_network=network if config.depth.pseudo_depth_weight > 0 else None,
         depth_maps=maps,
         schedule=schedule_of(config),
         distillation=distillation_options(config),
@@ -67,6 +70,21 @@ def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str
         binocular=binocular_options(config.geometry),
         guidance_threshold=config.guidance.guidance_threshold,
     )
+
+
+def check_requirements(config: TrainConfig, scene: Scene) -> None:
+    """Refuse, before anything that takes time, what `prepare_regularization` would refuse for lack of a file.
+
+    Raises:
+      ConfigError, PriorError, DataError: as there.
+    """
+    if config.guidance.guidance != "none":
+        prompt_of(config.guidance, scene)
+        find_stable_diffusion(config.guidance.prior_path)
+    if config.depth.depth == "network":
+        find_depth_network(config.depth.depth_path)
+    if config.depth.depth == "exact" and scene.depths is None:
+        raise ConfigError(f"--depth exact: scene {scene.name} in {scene.path} has no exact depth (the demo has)")
 
 
 def schedule_of(config: TrainConfig) -> GuidanceSchedule:
@@ -135,7 +153,10 @@ def prompt_of(config: GuidanceConfig, scene: Scene) -> str:
 
 
 def _sampler(config: TrainConfig, scene: Scene) -> PseudoViewSampler:
-    cameras, bounds = scene.train_cameras, scene.train_bounds
+    cameras = scene.train_cameras
+    bounds: np.ndarray | None = None
+    with contextlib.suppress(StereoError, MissingPycolmapError):  # the samplers say which of them need bounds
+        bounds = scene_bounds(scene)
     kind = config.pseudo.pseudo_views
     if kind == "auto":
         kind = choose_pseudo_views(cameras, bounds)
@@ -171,11 +192,27 @@ def _depth(config: DepthConfig, scene: Scene, say: Callable[[str], None]) -> tup
     if config.depth == "maps":
         assert config.depth_path is not None  # the settings see to that
         names = [scene.names[i] for i in train]
-        values = read_depth_maps(config.depth_path, names, scene.width, scene.height)
-        say(f"depth maps of {len(train)} training views from {config.depth_path}, known at {np.mean(values != 0):.0%}")
-    elif scene.depths is None:
-        raise ConfigError(f"--depth exact: scene {scene.name} in {scene.path} has no exact depth (the demo has)")
+        values = config.maps_unit * read_depth_maps(config.depth_path, names, scene.width, scene.height)
+        known = values > 0 if config.maps_hold == "depth" else values != 0
+        if config.depth_loss == "direct":
+            _check_unit(config.depth_path, scene, values[known])
+        say(f"depth maps of {len(train)} training views from {config.depth_path}, known at {np.mean(known):.0%}")
     else:
-        values = scene.depths[train]
+        assert scene.depths is not None  # `check_requirements` sees to that
+        values, known = scene.depths[train], scene.depths[train] > 0
         say(f"depth regularization by the exact depth of {len(train)} training views: for experiments")
-    return None, DepthMaps(jnp.asarray(values, jnp.float32), jnp.asarray(values != 0))
+    return None, DepthMaps(jnp.asarray(values, jnp.float32), jnp.asarray(known))
+
+
+def _check_unit(folder: Path, scene: Scene, depths: Float[np.ndarray, " n"]) -> None:
+    """Refuse measured depths that cannot be in the scene's unit of length."""
+    bounds = scene.train_bounds
+    if bounds is None or not len(depths):
+        return
+    middle, nearest, farthest = float(np.median(depths)), float(bounds.min()), float(bounds.max())
+    if not nearest / 10 < middle < 10 * farthest:
+        raise ConfigError(
+            f"the maps in {folder} have a median depth of {middle:.3g}, the scene {scene.name} depths from "
+            f"{nearest:.3g} to {farthest:.3g}: give --maps-unit, the scene's units in one of theirs (0.001 for "
+            "millimeters in a scene in meters), or leave --depth-loss direct away"
+        )

@@ -105,14 +105,10 @@ class PseudoViewPictures(NamedTuple):
     """What the terms saw, for people to look at.
 
     Attributes:
-      reference: index of the training view that was warped.
-      reference_depth: (H, W) its rendered depth; None where no term needs the warp.
-      warp: its photo in the pseudo view; None likewise.
+      warp: the reference view's photo in the pseudo view; None where no term needs it.
       distillation: what the diffusion models saw and thought; None without distillation.
     """
 
-    reference: Int[Array, ""]
-    reference_depth: Float[Array, "h w"] | None
     warp: Warp | None
     distillation: DistillationInfo | None
 
@@ -164,6 +160,9 @@ def binocular_term(
     iteration: Int[Array, ""],
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Weighted binocular consistency of a training view, and the most pairs that a rendering took.
+
+    The view is rendered once more than the photometric loss did: without dropout, in a condition of its own, and so
+    that its gradient stays out of density control's statistics.
 
     Args:
       draw: renders the Gaussians, differentiable in them.
@@ -232,5 +231,5 @@ def pseudo_view_terms(
         terms["distillation"], info = distillation_loss(
             view.key, options, regularization.diffusion, rendering.color, image, known, view.iteration
         )
-    pictures = PseudoViewPictures(view.reference, reference_depth, warp, info)
+    pictures = PseudoViewPictures(warp, info)
     return terms, lax.stop_gradient(pictures)

@@ -25,7 +25,6 @@ from ipsm_jax.scene.gaussians import Gaussians
 from ipsm_jax.training.opacity import DROPOUT_STREAM, decayed, dropout_rate, with_dropout
 from ipsm_jax.training.optimizer import apply_gradient, learning_rates
 from ipsm_jax.training.regularization import (
-    PseudoViewPictures,
     Regularization,
     binocular_term,
     draw_pseudo_view,
@@ -110,10 +109,6 @@ def total(terms: dict[str, Float[Array, ""]]) -> Float[Array, ""]:
     return jnp.sum(jnp.stack(list(terms.values())))
 
 
-PHASES = ("view", "render", "loss", "binocular", "pseudo_view", "optimizer", "statistics")
-"""Scopes in a step's compiled program, which profilers show."""
-
-
 def train_step(
     config: OptimizationConfig,
     views: TrainingViews,
@@ -182,8 +177,7 @@ def train_step(
         with jax.named_scope("pseudo_view"):
 
             def unseen(gaussians: Gaussians) -> tuple[dict[str, Array], Array]:
-                terms, _, pairs = look_at_pseudo_view(regularization, views, state, iteration, draw, gaussians)
-                return terms, pairs
+                return look_at_pseudo_view(regularization, views, state, iteration, draw, gaussians)
 
             active, names = regularization.schedule.active(iteration), regularization.pseudo_terms
             gradient, more, most = _add_terms(active, unseen, names, state.gaussians, gradient)
@@ -234,8 +228,8 @@ def look_at_pseudo_view(
     iteration: Int[Array, ""],
     draw: Callable[..., Rendering],
     gaussians: Gaussians,
-) -> tuple[dict[str, Float[Array, ""]], PseudoViewPictures, Int[Array, ""]]:
-    """Terms of an iteration's pseudo view, pictures, and the most pairs that one of the renderings took.
+) -> tuple[dict[str, Float[Array, ""]], Int[Array, ""]]:
+    """Terms of an iteration's pseudo view, and the most pairs that one of the renderings took.
 
     Args:
       draw: (gaussians, camera) -> rendering.
@@ -248,8 +242,8 @@ def look_at_pseudo_view(
         rendered = draw(lax.stop_gradient(gaussians), reference)
         depth, pairs = rendered.depth, jnp.maximum(pairs, rendered.pair_count)
     photo = views.targets.image[view.reference]
-    terms, pictures = pseudo_view_terms(regularization, view, rendering, photo, reference, depth)
-    return terms, pictures, pairs
+    terms, _ = pseudo_view_terms(regularization, view, rendering, photo, reference, depth)
+    return terms, pairs
 
 
 def add_to_statistics(

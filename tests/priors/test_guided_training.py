@@ -98,6 +98,8 @@ def test_a_guided_run_that_was_stopped_ends_as_an_uninterrupted_one(scene, weigh
         (["--depth", "maps"], "--depth maps needs --depth-path"),
         (["--depth", "maps", "--depth-path", "nowhere"], "nowhere"),
         (["--depth", "network", "--depth-path", "nowhere", *GUIDED[:4]], "nowhere"),
+        # What is missing is said before anything that takes time, like dense stereo.
+        (["--guidance", "ipsm", *GUIDED, "--prior-path", "nowhere", "--init", "stereo"], "nowhere"),
     ],
 )
 def test_what_cannot_be_done_ends_in_a_sentence(scene, tmp_path, capsys, options, message):

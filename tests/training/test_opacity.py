@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ipsm_jax.config import OptimizationConfig
 from ipsm_jax.scene.gaussians import Gaussians
@@ -62,6 +63,19 @@ def test_dropped_gaussians_get_no_gradient_and_are_not_seen(toy):
     assert 0.2 < seen.sum() / usually.sum() < 0.8
     gradient = np.abs(np.asarray(after.moments.mu.means)).max(1)
     assert not np.any(gradient[usually & ~seen]) and np.all(gradient[seen] > 0)
+
+
+@pytest.mark.parametrize("logit", [-1e4, -90.0, -20.0, 20.0, 90.0, 1e4])
+def test_dropout_has_finite_gradients_at_extreme_opacities(toy, logit):
+    state = toy.states[0]
+    logits = jnp.full_like(state.gaussians.opacity_logits, logit)
+
+    def sum_of_raised(logits):
+        gaussians = state.gaussians._replace(opacity_logits=logits)
+        return jnp.sum(with_dropout(jax.random.key(0), gaussians, state.alive, jnp.float32(0.2))[0].opacity_logits)
+
+    value, gradient = jax.value_and_grad(sum_of_raised)(logits)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 def test_both_train_on_without_numbers_that_are_not(toy):

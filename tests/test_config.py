@@ -71,6 +71,9 @@ def test_best_changes_the_preset_of_the_scene(scene):
     assert found == best(own) != own and found.preset == "best"
     assert found.data == own.data and found.optimization.ssim_weight == own.optimization.ssim_weight
     assert from_json(to_json(found)) == found
+    assert found.optimization.iterations == min(own.optimization.iterations, 3000)
+    share = found.optimization.iterations / 10_000  # of the published run
+    assert (found.pseudo.pseudo_from, found.pseudo.pseudo_until) == (2000 * share, 9500 * share)
     assert parse_command_line(["--scene", scene, "--preset", "best", "--dropout", "0"]).optimization.dropout == 0
 
 

@@ -36,7 +36,12 @@ def load_scene_from_config(config: TrainConfig) -> Scene:
     """The scene that the settings name; raises what `load_scene` raises."""
     data = config.data
     return load_scene(
-        data.scene, data_root=data.data_root, views=data.views, downscale=data.downscale, split=data.split
+        data.scene,
+        data_root=data.data_root,
+        views=data.views,
+        downscale=data.downscale,
+        split=data.split,
+        background=config.optimization.background,
     )
 
 

@@ -30,7 +30,8 @@ def test_made_beside_the_originals_once(scene, cache):
     files, notes = image_files(capture, 4)
     assert files == [scene / "images_4" / f"IMG_{i:02d}.png" for i in range(9)]
     assert "made from images/" in notes[0]
-    pixels = load_images(files, capture.photos)
+    pixels, photos, _ = load_images(files, capture.photos)
+    assert photos == capture.photos
     assert pixels.shape == (9, HEIGHT // 4, WIDTH // 4, 3)
     stamps = [file.stat().st_mtime_ns for file in files]
     again, notes = image_files(capture, 4)
@@ -125,12 +126,6 @@ def test_broken_pictures(scene, content, message, downscale):
     with pytest.raises(DataError, match=message):
         load_scene(str(scene), downscale=downscale)
     assert not (scene / "images_2").exists()
-
-
-def test_pictures_of_different_sizes(scene):
-    Image.fromarray(picture(0, 2 * WIDTH, 2 * HEIGHT)).save(scene / "images" / "IMG_06.png")
-    with pytest.raises(DataError, match=r"IMG_06.png: 96x64 pixels, but .*IMG_00.png has 48x32"):
-        load_scene(str(scene), downscale=1)
 
 
 def test_a_block_that_fails_leaves_no_folder(tmp_path):

@@ -165,19 +165,21 @@ def image_files(capture: Capture, downscale: int) -> tuple[list[Path], tuple[str
     if len(folders) > 1 or target.exists() or not writable(target.parent):
         stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in sources]
         target = cache_root() / "images" / digest([repr(stamps), downscale, "transparency kept"])
+    tags: list[str] = []
     if not target.is_dir():
         with atomic_folder(target) as temporary:
 
-            def make(job: tuple[Path, PosedPhoto, str]) -> None:
+            def make(job: tuple[Path, PosedPhoto, str]) -> str:
                 source, photo, output = job
                 image = read_picture(source, shape=(photo.width, photo.height), background=None)
                 size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
                 (temporary / output).parent.mkdir(parents=True, exist_ok=True)
                 resize(image, size).save(temporary / output)
+                return _orientation(source, image)
 
-            working(zip(sources, capture.photos, outputs, strict=True), make, f"making photos at 1/{downscale}")
+            tags = working(zip(sources, capture.photos, outputs, strict=True), make, f"making photos at 1/{downscale}")
     note = f"photos at 1/{downscale} were made from {sources[0].parent.name}/ and are kept in {target}"
-    return [target / output for output in outputs], (note,)
+    return [target / output for output in outputs], (note, *_on_orientation(tags))
 
 
 def _output_names(photos: Sequence[PosedPhoto]) -> list[str]:
@@ -206,8 +208,7 @@ def load_images(
     def load(job: tuple[Path, PosedPhoto]) -> tuple[Image.Image, str]:
         file, photo = job
         picture = read_picture(file, (photo.width, photo.height), background)
-        turned = picture.size != picture_size(file)
-        return picture, "" if orientation(file) == 1 else "applied" if turned else "ignored"
+        return picture, _orientation(file, picture)
 
     read = working(zip(files, photos, strict=True), load, "reading photos")
     pictures, photos, notes = one_size([picture for picture, _ in read], photos, files)
@@ -215,8 +216,15 @@ def load_images(
     return np.stack([as_array(picture) for picture in pictures]), photos, (*_on_orientation(tags), *notes)
 
 
+def _orientation(file: Path, picture: Image.Image) -> str:
+    """What became of a file's orientation tag when it was read: "applied", "ignored", or "" where it has none."""
+    if orientation(file) == 1:
+        return ""
+    return "applied" if picture.size != picture_size(file) else "ignored"
+
+
 def _on_orientation(tags: Sequence[str]) -> list[str]:
-    """Notes about orientation tags: for each photo "applied", "ignored", or nothing."""
+    """Notes about what `_orientation` found."""
     notes = []
     if count := tags.count("applied"):
         notes.append(f"{count} photos were turned as their orientation tag says: only then do they fit their cameras")

@@ -141,9 +141,8 @@ def triangulate(images: np.ndarray, cameras: Camera) -> Triangulation:
     colors = np.array([points[i].color for i in order], np.float32).reshape(-1, 3) / 255
     finite = np.isfinite(positions).all(axis=1)
     seen = np.zeros(len(images), np.int64)
-    for number, keep in zip(order, finite, strict=True):
-        photos_of_point = {element.image_id - 1 for element in points[number].track.elements}
-        seen[list(photos_of_point)] += keep
+    for i, number in enumerate(order):
+        seen[list({element.image_id - 1 for element in points[number].track.elements})] += bool(finite[i])
     return Triangulation(PointCloud(positions[finite], colors[finite]), seen)
 
 

@@ -89,7 +89,9 @@ def match_views(
         inverse_depth, costs[view] = _match(levels, todo, int(view), options, report.step)
         depths[view] = 1 / inverse_depth
     agreeing = options.agreeing if options.agreeing is not None else 1 + (len(images) >= 6)
-    checked, confirmed, shares = _cross_check(cameras, depths, options.reprojection, options.depth_difference, agreeing)
+    checked, confirmed, shares = _cross_check(
+        cameras, depths, jnp.asarray(todo.related), options.reprojection, options.depth_difference, agreeing
+    )
     confident = np.asarray(confirmed) & (costs <= options.highest_cost)
     return StereoDepths(np.where(confident, np.asarray(checked), depths), confident), np.asarray(shares)
 

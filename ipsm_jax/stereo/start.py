@@ -64,8 +64,8 @@ def scene_depths(
     depths = stereo_depths(cameras, images, bounds, options, progress)
     if cache:
         with atomic_write(file) as temporary:
-            strangers = np.asarray(depths.strangers, np.int64)
-            np.savez_compressed(temporary, depth=depths.depth, confident=depths.confident, strangers=strangers)
+            left_out = np.asarray(depths.strangers, np.int64)
+            np.savez_compressed(temporary, depth=depths.depth, confident=depths.confident, strangers=left_out)
     return depths
 
 

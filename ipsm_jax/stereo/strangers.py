@@ -9,6 +9,7 @@ Only views that few pixels agree with are looked at in this way, so it costs not
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -56,7 +57,7 @@ def stereo_depths(
     if len(rest) < 2:
         raise StereoError(
             f"the {len(images)} views agree on depths hardly more than by chance: their poses do not fit the photos, "
-            "or they share too little. Check the poses, or choose other training views"
+            "or there is too little texture or overlap. Check the poses, or choose other training views"
         )
     part, _ = match_views(cameras[np.array(rest)], images[rest], bounds[rest], options, progress)
     depth, confident = np.zeros_like(found.depth), np.zeros_like(found.confident)
@@ -92,7 +93,6 @@ def _small(cameras: Camera, images: UInt8[np.ndarray, "v h w 3"]) -> tuple[Camer
     """The views at a half, a quarter and so on of their size."""
     while max(cameras.width, cameras.height) > _SMALL:
         cameras = halved(cameras)
-        channels = np.moveaxis(images, -1, 1).astype(np.float32)
-        smaller = np.asarray(jax.vmap(jax.vmap(halved_image))(channels))
-        images = np.round(np.moveaxis(smaller, 1, -1)).astype(np.uint8)
+        each_channel = jax.vmap(jax.vmap(halved_image, in_axes=-1, out_axes=-1))
+        images = np.round(np.asarray(each_channel(jnp.asarray(images, jnp.float32)))).astype(np.uint8)
     return cameras, images

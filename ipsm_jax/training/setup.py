@@ -54,7 +54,7 @@ def training_views(config: TrainConfig, scene: Scene) -> TrainingViews:
     if not scene.extent > 0:
         raise ConfigError(
             f"scene {scene.name} has {len(scene.train)} training view(s) at one place: its extent, 1.1 x the largest "
-            "distance of a training camera from their mean, is 0. Use --views 2 or more"
+            "distance of a training camera from their mean, is 0. Use --views 2 or more, photos from different places"
         )
     train = list(scene.train)
     cameras = Camera(

@@ -139,7 +139,7 @@ def triangulate(images: np.ndarray, cameras: Camera) -> Triangulation:
     order = sorted(points)
     positions = np.array([points[i].xyz for i in order], np.float32).reshape(-1, 3)
     colors = np.array([points[i].color for i in order], np.float32).reshape(-1, 3) / 255
-    finite: np.ndarray = np.isfinite(positions).all(axis=1)
+    finite = np.asarray(np.isfinite(positions).all(axis=1))
     seen = np.zeros(len(images), np.int64)
     for i, number in enumerate(order):
         seen[list({element.image_id - 1 for element in points[number].track.elements})] += bool(finite[i])

@@ -19,13 +19,15 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from ipsm_jax.data.cache import atomic_folder, cache_root, digest, writable
 from ipsm_jax.data.capture import Capture, PosedPhoto
 from ipsm_jax.data.errors import DataError
-from ipsm_jax.data.pictures import SUFFIXES, as_array, picture_size, read_picture, resize
+from ipsm_jax.data.pictures import SUFFIXES, Background, as_array, orientation, picture_size, read_picture, resize
+from ipsm_jax.data.sizes import one_size
 
 LONG_JOB = 8  # this many pictures or more get a progress bar
 
@@ -162,20 +164,22 @@ def image_files(capture: Capture, downscale: int) -> tuple[list[Path], tuple[str
     target = folder.with_name(f"{folder.name}_{downscale}")
     if len(folders) > 1 or target.exists() or not writable(target.parent):
         stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in sources]
-        target = cache_root() / "images" / digest([repr(stamps), downscale])
+        target = cache_root() / "images" / digest([repr(stamps), downscale, "transparency kept"])
+    tags: list[str] = []
     if not target.is_dir():
         with atomic_folder(target) as temporary:
 
-            def make(job: tuple[Path, PosedPhoto, str]) -> None:
+            def make(job: tuple[Path, PosedPhoto, str]) -> str:
                 source, photo, output = job
-                image = read_picture(source, shape=(photo.width, photo.height))
+                image = read_picture(source, shape=(photo.width, photo.height), background=None)
                 size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
                 (temporary / output).parent.mkdir(parents=True, exist_ok=True)
                 resize(image, size).save(temporary / output)
+                return _orientation(source, image)
 
-            working(zip(sources, capture.photos, outputs, strict=True), make, f"making photos at 1/{downscale}")
+            tags = working(zip(sources, capture.photos, outputs, strict=True), make, f"making photos at 1/{downscale}")
     note = f"photos at 1/{downscale} were made from {sources[0].parent.name}/ and are kept in {target}"
-    return [target / output for output in outputs], (note,)
+    return [target / output for output in outputs], (note, *_on_orientation(tags))
 
 
 def _output_names(photos: Sequence[PosedPhoto]) -> list[str]:
@@ -187,26 +191,49 @@ def _output_names(photos: Sequence[PosedPhoto]) -> list[str]:
     return names
 
 
-def load_images(files: Sequence[Path], photos: Sequence[PosedPhoto]) -> UInt8[np.ndarray, "v h w 3"]:
-    """(V, H, W, 3) uint8 pixels of all files.
+def load_images(
+    files: Sequence[Path], photos: Sequence[PosedPhoto], background: Background = (0.0, 0.0, 0.0)
+) -> tuple[UInt8[np.ndarray, "v h w 3"], tuple[PosedPhoto, ...], tuple[str, ...]]:
+    """(V, H, W, 3) uint8 pixels of all files, brought to one size, the photos that these now are, and notes about it.
+
+    Args:
+      files: one for each photo.
+      photos: the cameras that the files belong to.
+      background: behind transparent pictures.
 
     Raises:
-      DataError: for a broken picture, a picture that does not fit its camera, or pictures of different sizes.
+      DataError: for a broken picture, a picture that does not fit its camera, or sizes that are too different.
     """
 
-    def load(job: tuple[Path, PosedPhoto]) -> np.ndarray:
+    def load(job: tuple[Path, PosedPhoto]) -> tuple[Image.Image, str]:
         file, photo = job
-        return as_array(read_picture(file, shape=(photo.width, photo.height)))
+        picture = read_picture(file, (photo.width, photo.height), background)
+        return picture, _orientation(file, picture)
 
-    pictures = working(zip(files, photos, strict=True), load, "reading photos")
-    for file, picture in zip(files, pictures, strict=True):
-        if picture.shape != pictures[0].shape:
-            raise DataError(
-                f"{file}: {picture.shape[1]}x{picture.shape[0]} pixels, but {files[0]} has "
-                f"{pictures[0].shape[1]}x{pictures[0].shape[0]}; all photos of a scene must have one size. "
-                "Leave the odd ones out of the capture, or resize and pose them together"
-            )
-    return np.stack(pictures)
+    read = working(zip(files, photos, strict=True), load, "reading photos")
+    pictures, photos, notes = one_size([picture for picture, _ in read], photos, files)
+    tags = [tag for _, tag in read]
+    return np.stack([as_array(picture) for picture in pictures]), photos, (*_on_orientation(tags), *notes)
+
+
+def _orientation(file: Path, picture: Image.Image) -> str:
+    """What became of a file's orientation tag when it was read: "applied", "ignored", or "" where it has none."""
+    if orientation(file) == 1:
+        return ""
+    return "applied" if picture.size != picture_size(file) else "ignored"
+
+
+def _on_orientation(tags: Sequence[str]) -> list[str]:
+    """Notes about what `_orientation` found."""
+    notes = []
+    if count := tags.count("applied"):
+        notes.append(f"{count} photos were turned as their orientation tag says: only then do they fit their cameras")
+    if count := tags.count("ignored"):
+        notes.append(
+            f"{count} photos have an orientation tag, which is ignored: poses are taken to be those of the pixels as "
+            "stored, as in COLMAP and nerfstudio. If renders come out turned, store the photos upright, without a tag"
+        )
+    return notes
 
 
 def largest_within(capture: Capture, long_side: int, sample: int = 0) -> tuple[list[Path], float]:

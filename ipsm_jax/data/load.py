@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ipsm_jax.data.capture import Capture, PosedPhoto
+from ipsm_jax.data.checks import check_parallax, check_same_pictures
 from ipsm_jax.data.colmap import model_folder, read_colmap
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.extras import read_depths, read_masks
@@ -16,6 +17,7 @@ from ipsm_jax.data.images import image_files, load_images, working
 from ipsm_jax.data.lenses import Lens, distort
 from ipsm_jax.data.llff import read_llff
 from ipsm_jax.data.locate import LAYOUTS, detect_layout, find_scene
+from ipsm_jax.data.pictures import Background
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.data.splits import choose_split
 from ipsm_jax.data.transforms import read_transforms
@@ -27,7 +29,13 @@ SMALL = 300
 
 
 def load_scene(
-    scene: str, *, data_root: Path | None = None, views: int | None = 3, downscale: int = 8, split: str = "auto"
+    scene: str,
+    *,
+    data_root: Path | None = None,
+    views: int | None = 3,
+    downscale: int = 8,
+    split: str = "auto",
+    background: Background = (0.0, 0.0, 0.0),
 ) -> Scene:
     """Photos, cameras and split of a scene, undistorted, at 1/`downscale` of full size.
 
@@ -37,6 +45,7 @@ def load_scene(
       views: number of training views; None for all that are not test views.
       downscale: whole number; 8 uses `images_8` where it exists and makes it otherwise.
       split: one of `splits.SPLITS`.
+      background: what shows through transparent pictures, RGB in [0, 1]: what training renders on.
 
     Raises:
       DataError: for anything that is missing, broken or does not fit together; says what, where, and what to do.
@@ -47,7 +56,8 @@ def load_scene(
     names = view_names(capture.photos)
     chosen = choose_split(split, len(names), views, name=name, listed=capture.listed)
     files, notes = image_files(capture, downscale)
-    images = load_images(files, capture.photos)
+    images, photos, size_notes = load_images(files, capture.photos, background)
+    capture = dataclasses.replace(capture, photos=photos)
     cameras, images, lens_notes = pinhole_views(capture, images)
     longer = max(cameras.width, cameras.height)
     if downscale > 1 and longer < SMALL:
@@ -58,7 +68,7 @@ def load_scene(
         )
     depths, depth_notes = read_depths(capture, names, cameras)
     masks, mask_notes = read_masks(capture, names, cameras, wanted=chosen.name == "dtu")
-    return Scene(
+    loaded = Scene(
         name=name,
         path=folder,
         cameras=cameras,
@@ -69,8 +79,10 @@ def load_scene(
         bounds=None if capture.bounds is None else capture.bounds.astype(np.float32),
         depths=depths,
         masks=masks,
-        notes=(*capture.notes, *notes, *lens_notes, *depth_notes, *mask_notes, f"split: {chosen.rule}"),
+        notes=(*capture.notes, *notes, *size_notes, *lens_notes, *depth_notes, *mask_notes, f"split: {chosen.rule}"),
     )
+    check_parallax(loaded)
+    return dataclasses.replace(loaded, notes=(*loaded.notes, *check_same_pictures(loaded)))
 
 
 def read_capture(folder: Path) -> Capture:

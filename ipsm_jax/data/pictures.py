@@ -1,9 +1,9 @@
 """One picture file to 8-bit RGB, whatever it holds; or, of one channel, to the numbers in it.
 
-Grey becomes three equal channels, 16 bits become 8, and transparency is composited over black (the background that
-training renders on). The orientation tag of cameras and phones is applied only when the picture then has the shape
-that its camera model says and does not have it otherwise: structure from motion works on the stored pixels and ignores
-the tag, so turning a picture that fits already would turn it away from its pose.
+Grey becomes three equal channels, 16 bits become 8, and transparency is composited over the background that training
+renders on, black unless it is said. The orientation tag of cameras and phones is applied only when the picture then has
+the shape that its camera model says and does not have it otherwise: COLMAP, and with it LLFF and nerfstudio, works on
+the stored pixels and ignores the tag, so turning a picture that fits already would turn it away from its pose.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ipsm_jax.data.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM")
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"))
+Background = tuple[float, float, float]
+"""A color behind transparent pictures, RGB in [0, 1]."""
 
 Image.init()  # all formats now: Pillow would load them at first use, which is not safe from several threads
 
@@ -46,6 +48,20 @@ def picture_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def orientation(path: Path) -> int:
+    """The orientation tag of a picture: 1 (or no tag) is upright as stored, 2 to 8 are to be turned or mirrored.
+
+    Raises:
+      DataError: if the file is missing or no picture.
+    """
+    with _open(path) as image:
+        try:
+            tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except (OSError, ValueError, SyntaxError):  # damaged: viewers ignore it, too
+            return 1
+        return tag if tag in range(2, 9) else 1
+
+
 def fits(size: tuple[float, float], shape: tuple[float, float]) -> bool:
     """Whether a picture of `size` can be a camera image of `shape` at another resolution, both (width, height).
 
@@ -55,8 +71,16 @@ def fits(size: tuple[float, float], shape: tuple[float, float]) -> bool:
     return abs(w * height - h * width) <= 1.5 * max(width, height) + 0.002 * w * height
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """8-bit RGB of any mode that Pillow reads."""
+def over(image: Image.Image, background: Background) -> Image.Image:
+    """An RGBA picture over a color, as RGB; an RGB picture as it is."""
+    if image.mode != "RGBA":
+        return image
+    color = tuple(round(255 * channel) for channel in background)
+    return Image.alpha_composite(Image.new("RGBA", image.size, (*color, 255)), image).convert("RGB")
+
+
+def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """8-bit RGB of any mode that Pillow reads, or RGBA where it has transparency."""
     if image.mode.startswith("I"):  # 16 bits, which Pillow hands out as I;16, I;16B or I
         values = np.asarray(image).astype(np.int64)
         if values.size and (values.min() < 0 or values.max() > 65535):
@@ -67,17 +91,19 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode == "F":
         raise DataError(f"{path}: floating-point pixels have no agreed range; save the picture as 8-bit RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
+        return image.convert("RGBA")
     return image.convert("RGB")
 
 
-def read_picture(path: Path, shape: tuple[float, float] | None = None) -> Image.Image:
+def read_picture(
+    path: Path, shape: tuple[float, float] | None = None, background: Background | None = (0.0, 0.0, 0.0)
+) -> Image.Image:
     """Decoded 8-bit RGB picture.
 
     Args:
       path: the file.
       shape: (width, height) that its camera model was made for, at any resolution; None to accept any.
+      background: what shows through transparent parts, RGB in [0, 1]; None keeps them, as RGBA.
 
     Raises:
       DataError: if the file is missing, no picture, truncated, or of another aspect ratio than its camera.
@@ -96,7 +122,8 @@ def read_picture(path: Path, shape: tuple[float, float] | None = None) -> Image.
                 f"{shape[0]:g}x{shape[1]:g}: the aspect ratios differ. "
                 "Use the pictures that the poses were computed from"
             )
-        return _to_rgb(image, path)
+        pixels = _eight_bits(image, path)
+        return pixels if background is None else over(pixels, background)
 
 
 def open_upright(path: Path) -> tuple[Image.Image, Image.Exif]:
@@ -111,7 +138,7 @@ def open_upright(path: Path) -> tuple[Image.Image, Image.Exif]:
         try:
             image.load()
             exif = image.getexif()
-            return _to_rgb(ImageOps.exif_transpose(image), path), exif
+            return over(_eight_bits(ImageOps.exif_transpose(image), path), (0.0, 0.0, 0.0)), exif
         except DataError:
             raise
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -16,10 +16,11 @@ from ipsm_jax.data.locate import detect_layout
 from ipsm_jax.data.ply import read_points_ply
 from ipsm_jax.data.random_points import box_points, default_count, frustum_points
 from ipsm_jax.data.scene import PointCloud, Scene
-from ipsm_jax.data.triangulate import MissingPycolmapError, triangulated_points
+from ipsm_jax.data.triangulate import MissingPycolmapError, Triangulation, triangulate_scene
 
 METHODS = ("auto", "triangulated", "random", "sfm-all-views")
 ENOUGH = 100  # triangulated points; with fewer, "auto" starts from random ones
+_STRANGE = 0.05  # a photo with less than this share of the points that another one has is warned about
 _LEAST = 4  # a Gaussian's size comes from its three nearest neighbours
 _BOX_LEAST = 10  # sparse points that a bounding box is drawn around
 
@@ -51,8 +52,9 @@ def initial_points(
         case "auto":
             return _auto(scene, seed, cache, count)
         case "triangulated":
-            points = _enough(triangulated_points(scene, cache=cache), "triangulation of the training views")
-            return points, _triangulated_report(scene, points)
+            found = triangulate_scene(scene, cache=cache)
+            points = _enough(found.points, "triangulation of the training views")
+            return points, _triangulated_report(scene, found)
         case "random":
             return _random(scene, seed, count, "as asked for")
         case "sfm-all-views":
@@ -66,12 +68,13 @@ def _auto(scene: Scene, seed: int, cache: bool, count: int | None) -> tuple[Poin
     if len(scene.train) < 2:
         return _random(scene, seed, count, "because one training view cannot be triangulated")
     try:
-        points = triangulated_points(scene, cache=cache)
+        triangulation = triangulate_scene(scene, cache=cache)
     except MissingPycolmapError as error:
         return _random(scene, seed, count, f"because {error}")
+    points = triangulation.points
     found = len(points.positions)
     if found >= ENOUGH:
-        return points, _triangulated_report(scene, points)
+        return points, _triangulated_report(scene, triangulation)
     reason = f"because triangulating the {len(scene.train)} training views gave only {found} points (needed: {ENOUGH})"
     if found < _BOX_LEAST:
         return _random(scene, seed, count, reason)
@@ -80,11 +83,19 @@ def _auto(scene: Scene, seed: int, cache: bool, count: int | None) -> tuple[Poin
     return box_points(points.positions, count, seed), sentence
 
 
-def _triangulated_report(scene: Scene, points: PointCloud) -> str:
-    names = ", ".join(scene.names[view] for view in scene.train)
-    return (
-        f"{len(points.positions)} points triangulated from the training views alone ({names}) with their known poses."
-    )
+def _triangulated_report(scene: Scene, found: Triangulation) -> str:
+    names = [scene.names[view] for view in scene.train]
+    count = len(found.points.positions)
+    report = f"{count} points triangulated from the training views alone ({', '.join(names)}) with their known poses."
+    # A photo with a wrong pose or of another place has none or very few: matches have to fit the poses.
+    lost = [name for name, seen in zip(names, found.seen, strict=True) if seen < _STRANGE * found.seen.max()]
+    if lost:
+        report += (
+            f"\nWarning: {', '.join(lost)} shares next to none of these points with the other training views: its pose "
+            "is wrong, or it shows another place, or too little of this one. Training uses it all the same: correct "
+            "the pose, or take the photo out of the scene."
+        )
+    return report
 
 
 def _random(scene: Scene, seed: int, count: int | None, reason: str) -> tuple[PointCloud, str]:

@@ -87,8 +87,10 @@ def listed_split(listed: dict[str, tuple[int, ...]] | None, views: int | None) -
 def all_split(count: int, views: int | None) -> Split:
     """No view is held back for tests: training views are spread over all, the others test.
 
-    If none are left over the training views test, and scores then say nothing about new views.
+    If none are left over the training views test, and scores then say nothing about new views. Where fewer images exist
+    than are asked for, all train.
     """
+    short = f"{views} training views are asked for and there are {count} photos: " if (views or 0) > count else ""
     train = spread(tuple(range(count)), count if views is None else min(views, count))
     test = tuple(i for i in range(count) if i not in train)
     if not test:
@@ -96,7 +98,7 @@ def all_split(count: int, views: int | None) -> Split:
             train,
             train,
             "all",
-            "all views train, and the same are rendered as tests: scores say nothing about new views",
+            f"{short}all views train, and the same are rendered as tests: scores say nothing about new views",
         )
     return Split(train, test, "all", "training views are spread evenly over all, the others test")
 
@@ -108,7 +110,8 @@ def choose_split(
 
     Args:
       split: one of `SPLITS`. "auto" is the scene's own lists where it has them, "dtu" for 49 or more images in a folder
-        called like a DTU scan (`is_dtu_scan`), "all" where every image is asked for as a training view, else "llff".
+        called like a DTU scan (`is_dtu_scan`), "all" where every image (or more) is asked for as a training view, else
+        "llff".
       count: number of images.
       views: number of training views, None for all that are not test views.
       name: name of the scene's folder.
@@ -124,7 +127,7 @@ def choose_split(
             split = "listed"
         elif is_dtu_scan(name) and count >= DTU_VIEWS:
             split = "dtu"
-        elif views == count:  # three photos, three views: none can be held back
+        elif views is not None and views >= count:  # three photos, three views: none can be held back
             split = "all"
         else:
             split = "llff"

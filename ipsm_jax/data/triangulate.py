@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,13 +23,21 @@ from ipsm_jax.data.images import largest_within
 from ipsm_jax.data.load import pinhole_views, read_capture
 from ipsm_jax.data.pictures import as_array, read_picture, resize
 from ipsm_jax.data.scene import PointCloud, Scene
+from ipsm_jax.data.sizes import one_size
 from ipsm_jax.reporting.files import atomic_write
 from ipsm_jax.scene.camera import Camera
 
 LONG_SIDE = 1008  # pixels
 MAX_FEATURES = 32768  # per photo, as published; photos of this size have fewer
 _SEED = 0
-_CACHE_VERSION = 1  # raised when the procedure changes, so that old points are not taken for new ones
+_CACHE_VERSION = 2  # raised when the procedure changes, so that old points are not taken for new ones
+
+
+class Triangulation(NamedTuple):
+    """Points, and `seen` (n,) int: how many of them were found in each of n photos."""
+
+    points: PointCloud
+    seen: np.ndarray
 
 
 class MissingPycolmapError(DataError):
@@ -56,6 +64,11 @@ def import_pycolmap(purpose: str = "triangulated starting points") -> ModuleType
 
 
 def triangulated_points(scene: Scene, *, cache: bool = True) -> PointCloud:
+    """The points of `triangulate_scene`."""
+    return triangulate_scene(scene, cache=cache).points
+
+
+def triangulate_scene(scene: Scene, *, cache: bool = True) -> Triangulation:
     """Coloured points that at least two training views of the scene see, in world units; there may be none.
 
     The same photos and poses give the same points. They are kept in the cache.
@@ -73,12 +86,12 @@ def triangulated_points(scene: Scene, *, cache: bool = True) -> PointCloud:
     file = cache_root() / "triangulated" / f"{key}.npz"
     if cache and file.is_file():
         with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(file, allow_pickle=False) as stored:
-            return PointCloud(stored["positions"], stored["colors"])
-    points = triangulate(images, cameras)
+            return Triangulation(PointCloud(stored["positions"], stored["colors"]), stored["seen"])
+    result = triangulate(images, cameras)
     if cache:
         with atomic_write(file) as temporary:
-            np.savez(temporary, positions=points.positions, colors=points.colors)
-    return points
+            np.savez(temporary, positions=result.points.positions, colors=result.points.colors, seen=result.seen)
+    return result
 
 
 def training_photos(scene: Scene) -> tuple[np.ndarray, Camera]:
@@ -97,18 +110,14 @@ def training_photos(scene: Scene) -> tuple[np.ndarray, Camera]:
     for view in scene.train:
         photo = capture.photos[view]
         picture = read_picture(files[view], shape=(photo.width, photo.height))
-        pictures.append(as_array(resize(picture, (round(picture.width * ratio), round(picture.height * ratio)))))
-    chosen = Capture(
-        capture.path,
-        capture.layout,
-        tuple(capture.photos[view] for view in scene.train),
-        ignore_distortion=capture.ignore_distortion,
-    )
-    cameras, images, _ = pinhole_views(chosen, np.stack(pictures))
+        pictures.append(resize(picture, (round(picture.width * ratio), round(picture.height * ratio))))
+    pictures, photos, _ = one_size(pictures, [capture.photos[i] for i in scene.train], [files[i] for i in scene.train])
+    chosen = Capture(capture.path, capture.layout, photos, ignore_distortion=capture.ignore_distortion)
+    cameras, images, _ = pinhole_views(chosen, np.stack([as_array(picture) for picture in pictures]))
     return images, cameras
 
 
-def triangulate(images: np.ndarray, cameras: Camera) -> PointCloud:
+def triangulate(images: np.ndarray, cameras: Camera) -> Triangulation:
     """Points that at least two of the photos see.
 
     Args:
@@ -130,8 +139,11 @@ def triangulate(images: np.ndarray, cameras: Camera) -> PointCloud:
     order = sorted(points)
     positions = np.array([points[i].xyz for i in order], np.float32).reshape(-1, 3)
     colors = np.array([points[i].color for i in order], np.float32).reshape(-1, 3) / 255
-    finite = np.isfinite(positions).all(axis=1)
-    return PointCloud(positions[finite], colors[finite])
+    finite = np.asarray(np.isfinite(positions).all(axis=1))
+    seen = np.zeros(len(images), np.int64)
+    for i, number in enumerate(order):
+        seen[list({element.image_id - 1 for element in points[number].track.elements})] += bool(finite[i])
+    return Triangulation(PointCloud(positions[finite], colors[finite]), seen)
 
 
 def _name(index: int) -> str:

@@ -71,28 +71,37 @@ def _depth_at(depth: Float[Array, "h w"], x: Float[Array, "m n"], y: Float[Array
 
 
 def cross_check(
-    cameras: Camera, depths: Float[Array, "v h w"], reprojection: float, difference: float, agreeing: int
-) -> tuple[Float[Array, "v h w"], Bool[Array, "v h w"]]:
-    """Depths averaged over the views that agree, and where at least `agreeing` others do.
+    cameras: Camera,
+    depths: Float[Array, "v h w"],
+    related: Bool[Array, "v v"],
+    reprojection: float,
+    difference: float,
+    agreeing: int,
+) -> tuple[Float[Array, "v h w"], Bool[Array, "v h w"], Float[Array, "v v"]]:
+    """Depths averaged over the views that agree, where at least `agreeing` others do, and how much each pair agrees.
 
     Args:
       cameras: batch of V.
       depths: of each view on its own, 0 = unknown.
+      related: whether view j is one that can confirm view i.
       reprojection, difference: as above.
       agreeing: number of other views.
+
+    Returns:
+      The depths, the mask, and in row i and column j the share of the pixels of view i that view j agrees with.
     """
     cameras = jax.tree.map(jnp.asarray, cameras)
     views = depths.shape[0]
 
-    def one(i: Int[Array, ""]) -> tuple[Float[Array, "h w"], Bool[Array, "h w"]]:
-        def add(state: tuple[Array, Array], j: Int[Array, ""]) -> tuple[tuple[Array, Array], None]:
+    def one(i: Int[Array, ""]) -> tuple[Float[Array, "h w"], Bool[Array, "h w"], Float[Array, " v"]]:
+        def add(state: tuple[Array, Array], j: Int[Array, ""]) -> tuple[tuple[Array, Array], Float[Array, ""]]:
             total, count = state
             agrees, depth = agreement(cameras[i], depths[i], cameras[j], depths[j], reprojection, difference)
-            agrees &= i != j
-            return (total + jnp.where(agrees, depth, 0.0), count + agrees), None
+            agrees &= related[i, j]
+            return (total + jnp.where(agrees, depth, 0.0), count + agrees), jnp.mean(agrees)
 
         start = depths[i], jnp.zeros(depths.shape[1:], jnp.int32)
-        (total, count), _ = lax.scan(add, start, jnp.arange(views))
-        return total / (count + 1), count >= agreeing
+        (total, count), shares = lax.scan(add, start, jnp.arange(views))
+        return total / (count + 1), count >= agreeing, shares
 
     return lax.map(one, jnp.arange(views))

@@ -1,4 +1,4 @@
-"""Depth maps and confidence masks of a few posed views: the whole of the stereo, view by view."""
+"""Depth maps and confidence masks of a few posed views, each matched with the others; `strangers.py` builds on it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ class StereoDepths(NamedTuple):
       depth: (V, H, W) float32 camera z in world units, 0 = unknown. Where a view has anything to be matched with, it is
         known everywhere, but to be believed only where it is confident.
       confident: (V, H, W) bool, whether other views confirm it.
+      strangers: views that no other confirms more often than by chance (`strangers.py`); nothing is known of theirs.
     """
 
     depth: Float[np.ndarray, "v h w"]
     confident: Bool[np.ndarray, "v h w"]
+    strangers: tuple[int, ...] = ()
 
 
 class _Level(NamedTuple):
@@ -58,30 +60,20 @@ class _Task(NamedTuple):
     used: Any
 
 
-def stereo_depths(
+def match_views(
     cameras: Camera,
     images: UInt8[np.ndarray, "v h w 3"],
     bounds: Float[np.ndarray, "v 2"],
-    options: StereoOptions | None = None,
+    options: StereoOptions,
     progress: Report | None = None,
-) -> StereoDepths:
-    """Depth maps of two to nine views, each from the others; no other view plays a part.
+) -> tuple[StereoDepths, Float[np.ndarray, "v v"]]:
+    """Depth maps of V views, each from the others, and the share of each one's pixels that each other agrees with.
 
     Views are matched one at a time, large ones in strips of rows, so that no volume has more than `options.most_cells`
-    entries; memory is about 12 bytes for each, and a few images. The same arguments give the same depths.
+    entries; memory is about 12 bytes for each, and a few images.
 
-    Args:
-      cameras: batch of V views of one size.
-      images: their photos, without distortion.
-      bounds: nearest and farthest depth in world units (`bounds.scene_bounds`).
-      options: `StereoOptions()` by default.
-      progress: silent by default (`progress.stereo_progress` shows a bar).
-
-    Raises:
-      StereoError: if there are fewer than two views, shapes do not fit, bounds are not 0 < nearest < farthest, or no
-        two views overlap.
+    Args and raises: as `strangers.stereo_depths`.
     """
-    options = StereoOptions() if options is None else options
     cameras = jax.tree.map(jnp.asarray, cameras)
     expected = (*cameras.camera_from_world.shape[:1], cameras.height, cameras.width, 3)
     if images.shape != expected or images.dtype != np.uint8:
@@ -97,9 +89,11 @@ def stereo_depths(
         inverse_depth, costs[view] = _match(levels, todo, int(view), options, report.step)
         depths[view] = 1 / inverse_depth
     agreeing = options.agreeing if options.agreeing is not None else 1 + (len(images) >= 6)
-    checked, confirmed = _cross_check(cameras, depths, options.reprojection, options.depth_difference, agreeing)
+    checked, confirmed, shares = _cross_check(
+        cameras, depths, jnp.asarray(todo.related), options.reprojection, options.depth_difference, agreeing
+    )
     confident = np.asarray(confirmed) & (costs <= options.highest_cost)
-    return StereoDepths(np.where(confident, np.asarray(checked), depths), confident)
+    return StereoDepths(np.where(confident, np.asarray(checked), depths), confident), np.asarray(shares)
 
 
 class _Steps:

@@ -18,15 +18,19 @@ from ipsm_jax.data.triangulate import MissingPycolmapError, triangulated_points
 from ipsm_jax.reporting.files import atomic_write
 from ipsm_jax.scene.camera import Camera
 from ipsm_jax.stereo.bounds import scene_bounds
-from ipsm_jax.stereo.depths import Report, StereoDepths, stereo_depths
+from ipsm_jax.stereo.depths import Report, StereoDepths
+from ipsm_jax.stereo.exposure import relative_brightness
 from ipsm_jax.stereo.fusion import VOXEL, fuse_points
 from ipsm_jax.stereo.options import StereoError, StereoOptions
+from ipsm_jax.stereo.strangers import stereo_depths
 
 PIXELS_PER_POINT = 20
 """Training pixels for each starting point: half as many points as there may be Gaussians."""
 LEAST = 1000
 """Fused points; with fewer there is no dense start to speak of."""
-_CACHE_VERSION = 1
+_BRIGHTER = 1.25
+"""Ratio of brightness between two training views from which on there is a warning."""
+_CACHE_VERSION = 2
 _GROWTH = 1.15  # of voxels, until the points are few enough
 
 
@@ -49,12 +53,39 @@ def scene_depths(
     file = cache_root() / "stereo" / f"{digest([*parts, repr(dataclasses.asdict(options)), _CACHE_VERSION])}.npz"
     if cache and file.is_file():
         with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(file, allow_pickle=False) as stored:
-            return StereoDepths(stored["depth"], stored["confident"])
+            strangers = tuple(int(view) for view in stored["strangers"])
+            return StereoDepths(stored["depth"], stored["confident"], strangers)
     depths = stereo_depths(cameras, images, bounds, options, progress)
     if cache:
         with atomic_write(file) as temporary:
-            np.savez_compressed(temporary, depth=depths.depth, confident=depths.confident)
+            left_out = np.asarray(depths.strangers, np.int64)
+            np.savez_compressed(temporary, depth=depths.depth, confident=depths.confident, strangers=left_out)
     return depths
+
+
+def depth_warnings(scene: Scene, depths: StereoDepths) -> tuple[str, ...]:
+    """Sentences on training views that do not belong, and on photos of different brightness; none if all is well.
+
+    Args:
+      scene: the scene.
+      depths: of `scene_depths`.
+    """
+    names, sentences = [scene.names[view] for view in scene.train], []
+    if depths.strangers:
+        which = ", ".join(names[view] for view in depths.strangers)
+        sentences.append(
+            f"Warning: {which} agrees with the other training views hardly more than by chance: its pose is wrong, or "
+            "it shows another place, or too little of this one. Dense stereo goes without it, training does not: "
+            "correct the pose, or take the photo out of the scene."
+        )
+    brightness = relative_brightness(training_cameras(scene), scene.images[list(scene.train)], depths)
+    if (ratio := brightness.max() / brightness.min()) > _BRIGHTER:
+        sentences.append(
+            f"Warning: {names[brightness.argmax()]} shows the same surfaces {ratio:.2f} times as bright as "
+            f"{names[brightness.argmin()]}. Training takes no account of exposure, so views in between get patches of "
+            "both: even out the photos' brightness first, or choose other training views."
+        )
+    return tuple(sentences)
 
 
 def stereo_points(
@@ -87,6 +118,7 @@ def stereo_points(
         voxel *= _GROWTH
         points = fuse_points(cameras, images, depths, voxel=voxel)
     names = ", ".join(scene.names[view] for view in scene.train)
+    warnings = "".join(f"\n{sentence}" for sentence in depth_warnings(scene, depths))
     report = (
         f"{len(points.positions)} points from dense stereo of the training views alone ({names}), which knows "
         f"the depth of {depths.confident.mean():.0%} of their pixels"
@@ -94,10 +126,10 @@ def stereo_points(
     try:
         sparse = triangulated_points(scene, cache=cache)
     except (MissingPycolmapError, DataError) as error:
-        return points, f"{report}; no triangulated points elsewhere: {error}."
+        return points, f"{report}; no triangulated points elsewhere: {error}.{warnings}"
     elsewhere = ~seen_by_stereo(cameras, depths, sparse.positions)
     joined = (np.concatenate([a, b[elsewhere]]).astype(np.float32) for a, b in zip(points, sparse, strict=True))
-    return PointCloud(*joined), f"{report}, and {int(elsewhere.sum())} triangulated ones elsewhere."
+    return PointCloud(*joined), f"{report}, and {int(elsewhere.sum())} triangulated ones elsewhere.{warnings}"
 
 
 def seen_by_stereo(cameras: Camera, depths: StereoDepths, positions: np.ndarray) -> np.ndarray:

@@ -28,6 +28,8 @@ class Plan(NamedTuple):
     Attributes:
       sources: (V, S) int32 indices of views, best first.
       used: (V, S) bool, False where a view has fewer.
+      related: (V, V) bool, whether view j shows enough of what view i shows, from a place different enough, to confirm
+        its depths. Two photos from one place agree on any depth.
       inverse_depths: (V, 2) float32, farthest and nearest plane in 1 / world units.
       half_pixel: (V,) float32, change of inverse depth that moves a point by half a pixel in the farthest source.
       planes: how many.
@@ -36,6 +38,7 @@ class Plan(NamedTuple):
 
     sources: np.ndarray
     used: np.ndarray
+    related: np.ndarray
     inverse_depths: np.ndarray
     half_pixel: np.ndarray
     planes: int
@@ -68,14 +71,15 @@ def plan(cameras: Camera, bounds: np.ndarray, options: StereoOptions, shrink: in
     inverse = np.stack([1 / (FARTHER * bounds[:, 1]), 1 / (NEARER * bounds[:, 0])], axis=1)
     most = min(options.sources, views - 1)
     sources, used = np.zeros((views, most), np.int32), np.zeros((views, most), bool)
-    disparity, widest = np.zeros(views), 0.0
+    related, disparity, widest = np.zeros((views, views), bool), np.zeros(views), 0.0
     for i in range(views):
         candidates = []
         for j in range(views):
             if j == i:
                 continue
             seen, moved, angle = _relation(matrices[i], lenses[i], matrices[j], lenses[j], cameras, inverse[i])
-            if seen >= _LEAST_OVERLAP and moved >= _LEAST_DISPARITY:
+            related[i, j] = seen >= _LEAST_OVERLAP and moved >= _LEAST_DISPARITY
+            if related[i, j]:
                 axes = np.degrees(np.arccos(np.clip(matrices[i, 2, :3] @ matrices[j, 2, :3], -1, 1)))
                 candidates.append((axes > options.largest_angle, angle, j, moved))
         candidates.sort()
@@ -93,9 +97,8 @@ def plan(cameras: Camera, bounds: np.ndarray, options: StereoOptions, shrink: in
     if options.planes is None:
         planes = -(-planes // _PLANE_STEP) * _PLANE_STEP
     half_pixel = 0.5 * (inverse[:, 1] - inverse[:, 0]) / np.maximum(disparity, _LEAST_DISPARITY)
-    return Plan(
-        sources, used, inverse.astype(np.float32), half_pixel.astype(np.float32), planes, widest > options.wide_angle
-    )
+    limits, half_pixel = inverse.astype(np.float32), half_pixel.astype(np.float32)
+    return Plan(sources, used, related, limits, half_pixel, planes, widest > options.wide_angle)
 
 
 def _relation(

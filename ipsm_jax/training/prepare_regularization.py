@@ -28,7 +28,7 @@ from ipsm_jax.priors.locate import find_depth_network, find_stable_diffusion
 from ipsm_jax.priors.monodepth import load_depth_network
 from ipsm_jax.priors.stable_diffusion import load_stable_diffusion
 from ipsm_jax.scene.pseudo_views import PseudoViewSampler, choose_pseudo_views, pseudo_view_sampler
-from ipsm_jax.stereo import StereoError, scene_bounds, scene_depths, stereo_progress
+from ipsm_jax.stereo import StereoError, depth_warnings, scene_bounds, scene_depths, stereo_progress
 from ipsm_jax.training.regularization import DepthMaps, Regularization
 
 TERMS: dict[str, tuple[Term, ...]] = {"sds": ("sds",), "g1": ("g1",), "ipsm": ("g1", "g2")}
@@ -188,6 +188,8 @@ def _depth(config: DepthConfig, scene: Scene, say: Callable[[str], None]) -> tup
         with stereo_progress() as progress:
             depths = scene_depths(scene, progress=progress)
         say(f"depth of {len(train)} training views from dense stereo, known at {depths.confident.mean():.0%} of pixels")
+        for sentence in depth_warnings(scene, depths):
+            say(sentence)
         return None, DepthMaps(jnp.asarray(depths.depth), jnp.asarray(depths.confident))
     if config.depth == "maps":
         assert config.depth_path is not None  # the settings see to that

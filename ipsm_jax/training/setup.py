@@ -35,7 +35,12 @@ def load_scene_from_config(config: TrainConfig) -> Scene:
     """The scene that the settings name; raises what `load_scene` raises."""
     data = config.data
     return load_scene(
-        data.scene, data_root=data.data_root, views=data.views, downscale=data.downscale, split=data.split
+        data.scene,
+        data_root=data.data_root,
+        views=data.views,
+        downscale=data.downscale,
+        split=data.split,
+        background=config.optimization.background,
     )
 
 
@@ -48,7 +53,7 @@ def training_views(config: TrainConfig, scene: Scene) -> TrainingViews:
     if not scene.extent > 0:
         raise ConfigError(
             f"scene {scene.name} has {len(scene.train)} training view(s) at one place: its extent, 1.1 x the largest "
-            "distance of a training camera from their mean, is 0. Use --views 2 or more"
+            "distance of a training camera from their mean, is 0. Use --views 2 or more, photos from different places"
         )
     cameras, photos = jax.tree.map(jnp.asarray, scene.train_cameras), scene.train_images
     images = jnp.asarray(photos, jnp.float32) / 255

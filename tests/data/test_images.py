@@ -30,7 +30,8 @@ def test_made_beside_the_originals_once(scene, cache):
     files, notes = image_files(capture, 4)
     assert files == [scene / "images_4" / f"IMG_{i:02d}.png" for i in range(9)]
     assert "made from images/" in notes[0]
-    pixels = load_images(files, capture.photos)
+    pixels, photos, _ = load_images(files, capture.photos)
+    assert photos == capture.photos
     assert pixels.shape == (9, HEIGHT // 4, WIDTH // 4, 3)
     stamps = [file.stat().st_mtime_ns for file in files]
     again, notes = image_files(capture, 4)
@@ -127,12 +128,6 @@ def test_broken_pictures(scene, content, message, downscale):
     assert not (scene / "images_2").exists()
 
 
-def test_pictures_of_different_sizes(scene):
-    Image.fromarray(picture(0, 2 * WIDTH, 2 * HEIGHT)).save(scene / "images" / "IMG_06.png")
-    with pytest.raises(DataError, match=r"IMG_06.png: 96x64 pixels, but .*IMG_00.png has 48x32"):
-        load_scene(str(scene), downscale=1)
-
-
 def test_a_block_that_fails_leaves_no_folder(tmp_path):
     with pytest.raises(RuntimeError, match="stop"), atomic_folder(tmp_path / "out") as temporary:
         (temporary / "file").write_text("half")
@@ -195,6 +190,53 @@ def test_orientation_is_applied_only_where_the_camera_needs_it(tmp_path):
     np.testing.assert_array_equal(np.asarray(read_picture(tmp_path / "a.png", (320, 480))), picture(0, 32, 48))
     turned = np.asarray(read_picture(tmp_path / "a.png", (480, 320)))
     np.testing.assert_array_equal(turned, np.rot90(picture(0, 32, 48), -1))
+
+
+def save_tagged(path, image, tag):
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(np.ascontiguousarray(image)).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("downscale", [1, 2])
+@pytest.mark.parametrize(
+    ("tag", "stored", "note"),
+    [
+        (6, lambda upright: upright, "9 photos have an orientation tag, which is ignored"),  # posed as they are stored
+        (6, np.rot90, "9 photos were turned as their orientation tag says"),  # posed as they are shown
+        (8, lambda upright: np.rot90(upright, -1), "9 photos were turned as their orientation tag says"),
+        (3, lambda upright: upright, "9 photos have an orientation tag, which is ignored"),
+        (1, lambda upright: upright, None),
+    ],
+)
+def test_photos_with_an_orientation_tag_end_as_their_poses_are(scene, tag, stored, note, downscale):
+    plain = load_scene(str(scene), downscale=downscale)
+    for path in (scene / "images_2").glob("*"):
+        path.unlink()
+    if downscale == 2:
+        (scene / "images_2").rmdir()
+    for i in range(9):
+        save_tagged(scene / "images" / f"IMG_{i:02d}.png", stored(picture(i)), tag)
+    tagged = load_scene(str(scene), downscale=downscale)
+    np.testing.assert_array_equal(tagged.images, plain.images)
+    said = [sentence for sentence in tagged.notes if "orientation tag" in sentence]
+    assert [sentence.startswith(note or "none") for sentence in said] == ([] if note is None else [True])
+
+
+@pytest.mark.parametrize("downscale", [1, 2])
+def test_what_is_transparent_shows_the_background(scene, downscale):
+    """Transparent pixels have a color of their own in the file, which must not show, made smaller or not."""
+    mask = np.zeros((HEIGHT, WIDTH, 1), np.uint8)
+    mask[:, WIDTH // 2 :] = 255
+    Image.fromarray(np.concatenate([picture(0), mask], axis=-1)).save(scene / "images" / "IMG_00.png")
+    middle = WIDTH // 2 // downscale
+    for _ in range(2):  # made, and found again
+        for color in ((0.0, 0.0, 0.0), (1.0, 0.5, 0.0)):
+            images = load_scene(str(scene), downscale=downscale, background=color).images
+            left, right = images[0, :, : middle - 3].astype(int), images[0, :, middle + 3 :].astype(int)
+            assert np.abs(left - np.round(255 * np.asarray(color))).max() <= 1
+            whole = np.asarray(Image.fromarray(picture(0)).resize(images.shape[2:0:-1], Image.Resampling.LANCZOS))
+            np.testing.assert_allclose(right, whole[:, middle + 3 :], atol=3)
 
 
 @pytest.mark.parametrize(

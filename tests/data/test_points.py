@@ -14,6 +14,7 @@ from ipsm_jax.data.ply import write_gaussians_ply
 from ipsm_jax.data.points import initial_points
 from ipsm_jax.data.random_points import box_points, default_count, depth_bounds
 from ipsm_jax.data.scene import PointCloud
+from ipsm_jax.data.triangulate import Triangulation
 from ipsm_jax.scene.gaussians import gaussians_from_points
 
 NAMES = [f"{i:04d}.png" for i in range(9)]
@@ -115,10 +116,20 @@ def test_box_is_1_3_times_that_of_the_points():
 )
 def test_auto_says_what_it_did_and_why(llff, monkeypatch, found, words):
     cloud = PointCloud(*(np.random.default_rng(0).uniform(size=(2, found, 3)).astype(np.float32)))
-    monkeypatch.setattr(points_module, "triangulated_points", lambda scene, cache: cloud)
+    triangulation = Triangulation(cloud, np.array([found, found // 2, found]))
+    monkeypatch.setattr(points_module, "triangulate_scene", lambda scene, cache: triangulation)
     points, report = initial_points(llff, "auto", seed=0)
-    assert words in report
+    assert words in report and "Warning" not in report
     assert len(points.positions) == (100 if found == 100 else default_count(llff))
+
+
+def test_a_photo_that_shares_no_points_is_warned_about(llff, monkeypatch):
+    cloud = PointCloud(*(np.random.default_rng(0).uniform(size=(2, 200, 3)).astype(np.float32)))
+    triangulation = Triangulation(cloud, np.array([200, 9, 195]))
+    monkeypatch.setattr(points_module, "triangulate_scene", lambda scene, cache: triangulation)
+    for method in ("auto", "triangulated"):
+        _, report = initial_points(llff, method, seed=0)
+        assert "\nWarning: IMG_04.png shares next to none of these points with the other training views" in report
 
 
 def test_auto_without_pycolmap_is_random_and_says_so(llff, monkeypatch):

@@ -52,8 +52,9 @@ def test_auto_prefers_own_lists_then_dtu_then_llff():
 def test_auto_holds_none_back_where_all_are_asked_for():
     assert choose_split("auto", 3, 3) == choose_split("all", 3, 3)
     assert choose_split("auto", 3, 3).train == (0, 1, 2)
-    with pytest.raises(DataError, match="only 2 are left"):
-        choose_split("auto", 3, 4)
+    two = choose_split("auto", 2, 3)
+    assert two.train == two.test == (0, 1)
+    assert two.rule.startswith("3 training views are asked for and there are 2 photos: all views train")
 
 
 @pytest.mark.parametrize(

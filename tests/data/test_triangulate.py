@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from ipsm_jax.data.load import load_scene
 from ipsm_jax.data.points import initial_points
-from ipsm_jax.data.triangulate import training_photos, triangulated_points
+from ipsm_jax.data.triangulate import training_photos, triangulate_scene, triangulated_points
 from ipsm_jax.scene.camera import look_at
 
 pytest.importorskip("pycolmap", reason="triangulation needs pycolmap (extra sfm)")
@@ -52,8 +52,9 @@ def scene(plane, tmp_path, monkeypatch):
 
 
 def test_points_lie_on_the_plane_and_have_its_colours(scene, tmp_path, plane):
-    cloud = triangulated_points(scene)
+    cloud, counts = triangulate_scene(scene)
     assert len(cloud.positions) >= 50
+    assert (counts <= len(cloud.positions)).all() and (counts > 20).all() and counts.sum() >= 2 * len(cloud.positions)
     error = np.abs(cloud.positions[:, 2] - DEPTH)
     assert np.median(error) < 0.01 * DEPTH
     assert np.mean(error < 0.05 * DEPTH) > 0.9
@@ -70,6 +71,7 @@ def test_points_lie_on_the_plane_and_have_its_colours(scene, tmp_path, plane):
     kept = list((tmp_path / "cache" / "triangulated").iterdir())
     assert len(kept) == 1
     np.testing.assert_array_equal(triangulated_points(scene).positions, cloud.positions)
+    np.testing.assert_array_equal(triangulate_scene(scene).seen, counts)
     for view in set(range(6)) - set(scene.train):
         (plane / "images" / f"{view}.png").write_bytes(b"unreadable")
     kept[0].write_bytes(b"damaged")
@@ -77,6 +79,16 @@ def test_points_lie_on_the_plane_and_have_its_colours(scene, tmp_path, plane):
     np.testing.assert_array_equal(again.positions, cloud.positions)
     np.testing.assert_array_equal(again.colors, cloud.colors)
     assert f"{len(cloud.positions)} points triangulated from the training views alone" in report
+
+
+def test_a_photo_of_another_place_shares_no_points(plane, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPSM_JAX_CACHE", str(tmp_path / "cache"))
+    noise = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(plane / "images" / "3.png")
+    scene = load_scene(str(plane), downscale=1)
+    assert scene.names[scene.train[1]] == "3.png"
+    assert triangulate_scene(scene).seen[1] == 0
+    assert "Warning: 3.png shares next to none" in initial_points(scene, "triangulated", seed=0)[1]
 
 
 def test_photos_are_the_training_views_at_most_1008_pixels_long(scene):

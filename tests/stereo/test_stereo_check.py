@@ -7,7 +7,8 @@ from textured_planes import Plane, camera_batch, in_a_row, render
 
 from ipsm_jax.stereo.check import agreement, cross_check
 
-CROSS_CHECK = jax.jit(cross_check, static_argnums=(2, 3, 4))
+CROSS_CHECK = jax.jit(cross_check, static_argnums=(3, 4, 5))
+OTHERS = ~np.eye(2, dtype=bool)
 LENSES = (30.0, 33.0, 11.0, 8.5)
 
 
@@ -73,16 +74,27 @@ def test_agreeing_views_are_counted_and_averaged():
     given = np.array([4.0, 4.01, 4.02, 4.6])
     depths = jnp.asarray(np.broadcast_to(given[:, None, None], (4, 72, 96)), jnp.float32)
     for agreeing, sure in ((1, [True, True, True, False]), (2, [True, True, True, False]), (3, [False] * 4)):
-        depth, confirmed = CROSS_CHECK(cameras, depths, 1.0, 0.01, agreeing)
+        depth, confirmed, shares = CROSS_CHECK(cameras, depths, ~np.eye(4, dtype=bool), 1.0, 0.01, agreeing)
         middle = np.asarray(confirmed)[:, 36, 48]
         np.testing.assert_array_equal(middle, sure)
     np.testing.assert_allclose(depth[:, 36, 48], [4.01, 4.01, 4.01, 4.6], rtol=1e-5)
+    # At depth 4 a pixel moves by 90 x 0.1 / 4 = 2.25 pixels from view to view, so 3 columns of 96 leave the image.
+    np.testing.assert_allclose(shares[0], [0, 94 / 96, 91 / 96, 0], atol=1 / 96)
+    assert not np.any(np.diag(shares)) and not np.any(shares[3])
 
 
 def test_unknown_depths_never_agree():
     cameras = camera_batch(in_a_row(2))
     depths = jnp.asarray(render(cameras, Plane())[1], jnp.float32)
     for missing in (0, 1):
-        _, confirmed = CROSS_CHECK(cameras, depths.at[missing].set(0.0), 1.0, 0.01, 1)
+        _, confirmed, _ = CROSS_CHECK(cameras, depths.at[missing].set(0.0), OTHERS, 1.0, 0.01, 1)
         assert not np.any(confirmed)
-    assert np.asarray(CROSS_CHECK(cameras, depths, 1.0, 0.01, 1)[1]).mean() > 0.8
+    assert np.asarray(CROSS_CHECK(cameras, depths, OTHERS, 1.0, 0.01, 1)[1]).mean() > 0.8
+
+
+def test_only_related_views_confirm():
+    cameras = camera_batch(in_a_row(2))
+    depths = jnp.asarray(render(cameras, Plane())[1], jnp.float32)
+    _, confirmed, shares = CROSS_CHECK(cameras, depths, np.array([[False, True], [False, False]]), 1.0, 0.01, 1)
+    assert confirmed[0].mean() > 0.8 and not np.any(confirmed[1])
+    assert shares[0, 1] > 0.8 and shares[1, 0] == 0

@@ -10,6 +10,7 @@ from textured_planes import FOCAL, HEIGHT, WIDTH, Plane, camera_batch, in_a_row,
 
 from ipsm_jax.scene.camera import look_at
 from ipsm_jax.stereo import StereoError, StereoOptions, stereo_depths, stereo_progress
+from ipsm_jax.stereo.depths import match_views
 
 BOUNDS = (2.0, 9.0)
 OPTIONS = StereoOptions(planes=64, sources=3)  # the same for all, so that few programs are compiled
@@ -82,9 +83,11 @@ def test_exposures_may_differ(facing):
 def test_what_has_no_texture_is_unknown():
     cameras = camera_batch(in_a_row(3))
     images = np.full((3, HEIGHT, WIDTH, 3), 120, np.uint8)
-    assert not run(cameras, images).confident.any()
     noisy = images + np.random.default_rng(0).integers(-1, 2, images.shape).astype(np.uint8)
-    assert run(cameras, noisy).confident.mean() < 0.02
+    for bare, most in ((images, 0), (noisy, 0.02)):
+        assert match_views(cameras, bare, np.tile(BOUNDS, (3, 1)), OPTIONS)[0].confident.mean() <= most
+        with pytest.raises(StereoError, match="too little texture or overlap"):
+            run(cameras, bare)
     # A bare disk within a textured plane.
     images, depths = render(cameras, Plane(bare=((0, 0, 4), 0.6)))
     result = run(cameras, images)
@@ -97,6 +100,16 @@ def test_what_has_no_texture_is_unknown():
 def test_two_views(facing):
     cameras, images, depths, _ = facing
     assert_exact(run(cameras[:2], images[:2]), depths[:2], share=0.7)
+
+
+def test_a_photo_taken_twice_confirms_nothing_of_itself(facing):
+    """The same photo at the same place agrees with any depth; only the third view can tell."""
+    cameras, images, depths, _ = facing
+    twice = np.array([0, 0, 2])
+    found = run(cameras[twice], images[twice])
+    two = run(cameras[np.array([0, 2])], images[[0, 2]])
+    assert found.confident.mean() < two.confident.mean() + 0.02
+    assert_exact(found, depths[twice], share=0.6)
 
 
 def test_nine_views_need_two_that_agree():

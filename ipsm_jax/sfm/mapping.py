@@ -11,7 +11,7 @@ import numpy as np
 
 from ipsm_jax.data.lenses import Lens, from_colmap
 from ipsm_jax.sfm.matches import FEW, LEAST_MATCHES, SEED
-from ipsm_jax.sfm.photos import LEAST, Photo
+from ipsm_jax.sfm.photos import LEAST, Photo, work_file
 from ipsm_jax.sfm.progress import Report
 
 
@@ -85,13 +85,17 @@ def mapper_options(pycolmap: ModuleType, *, relaxed: bool) -> Any:
     return options
 
 
-def place_cameras(pycolmap: ModuleType, database: Path, work: Path, photos: Sequence[Photo], report: Report) -> Mapping:
-    """Poses, intrinsics and points of as many photos as fit together.
+def place_cameras(
+    pycolmap: ModuleType, database: Path, work: Path, photos: Sequence[Photo], wanted: Sequence[int], report: Report
+) -> Mapping:
+    """Poses, intrinsics and points of as many of the `wanted` photos (indices) as fit together.
 
     Many photos are tried with COLMAP's own thresholds first, few ones with relaxed ones at once.
     """
-    for relaxed in (True,) if len(photos) <= FEW else (False, True):
-        models = _map(pycolmap, database, work, mapper_options(pycolmap, relaxed=relaxed), len(photos), report)
+    for relaxed in (True,) if len(wanted) <= FEW else (False, True):
+        options = mapper_options(pycolmap, relaxed=relaxed)
+        options.image_names = [work_file(work, i).name for i in wanted]
+        models = _map(pycolmap, database, work, options, len(wanted), report)
         if models:
             break
     else:

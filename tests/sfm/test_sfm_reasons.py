@@ -30,7 +30,7 @@ def matches(pairs, features=None, turned=()):
     counts = np.full(COUNT, 3000)
     for i, count in (features or {}).items():
         counts[i] = count
-    return Matches(counts, shared, flat)
+    return Matches(counts, shared, flat, np.where(shared > 0, 0.1, np.inf))
 
 
 def test_each_photo_that_was_not_placed_has_its_own_reason(photos):

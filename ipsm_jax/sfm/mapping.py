@@ -14,6 +14,8 @@ from ipsm_jax.sfm.matches import FEW, LEAST_MATCHES, SEED
 from ipsm_jax.sfm.photos import LEAST, Photo, work_file
 from ipsm_jax.sfm.progress import Report
 
+_UPRIGHT_FROM_TURNED = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # see `photos.Photo`
+
 
 class Solution(NamedTuple):
     """R placed photos and P points, in world units of its own.
@@ -143,14 +145,20 @@ def _solution(model: Any, photos: Sequence[Photo]) -> Solution:
         image, photo = model.image(number), photos[number - 1]
         camera = model.camera(image.camera_id)
         (fx, fy, cx, cy), lens = from_colmap(camera.model.name, tuple(float(p) for p in camera.params))
-        scale = np.array([photo.width / photo.work_width, photo.height / photo.work_height])
-        matrices.append(np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]))
+        matrix = np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
+        width, height = photo.work_width, photo.work_height
+        if photo.turned:  # the lens is round and its center in the middle, so only axes change
+            matrix, width, height = _UPRIGHT_FROM_TURNED @ matrix, height, width
+            fx, fy, cx, cy = fy, fx, width - cy, cx
+        scale = np.array([photo.width / width, photo.height / height])
+        matrices.append(matrix)
         intrinsics.append((fx * scale[0], fy * scale[1], cx * scale[0], cy * scale[1]))
         lenses.append(lens)
         for point in image.get_observation_points2D():
+            x, y = point.xy
             views.append(view)
             points.append(index[point.point3D_id])
-            pixels.append(point.xy * scale)
+            pixels.append(np.array([width - y, x] if photo.turned else [x, y]) * scale)
     found = [model.point3D(number) for number in numbers]
     return Solution(
         tuple(number - 1 for number in ids),

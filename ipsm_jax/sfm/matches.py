@@ -69,7 +69,7 @@ def _write_cameras(pycolmap: ModuleType, path: Path, photos: Sequence[Photo]) ->
     known: dict[tuple[str, int, int], float] = {}  # focal lengths in pixels of the copies, from the first that has one
     for photo in photos:
         if photo.focal is not None:
-            ratio = photo.work_width / photo.width
+            ratio = max(photo.work_width, photo.work_height) / max(photo.width, photo.height)
             known.setdefault((photo.camera, photo.work_width, photo.work_height), photo.focal * ratio)
     with pycolmap.Database.open(path) as database:
         for i, photo in enumerate(photos):

@@ -2,10 +2,14 @@
 
 The orientation tag is applied once, here: from then on a photo is what its viewer shows. A focal length in the photo's
 EXIF data becomes the first guess of the camera's.
+
+A camera that was held both ways gives landscapes and portraits with one focal length. So that structure from motion
+finds one, and not two from fewer photos each, the copies of the less frequent kind lie on their side.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -34,6 +38,7 @@ class Photo(NamedTuple):
       focal: focal length in those pixels that its EXIF data imply, or None.
       camera: what took it, equal for photos that share one camera and zoom.
       work_width, work_height: size in pixels of its copy.
+      turned: whether the copy is turned counterclockwise by a quarter.
     """
 
     file: Path
@@ -44,6 +49,7 @@ class Photo(NamedTuple):
     camera: str
     work_width: int
     work_height: int
+    turned: bool = False
 
 
 class Photos(NamedTuple):
@@ -95,8 +101,34 @@ def read_photos(folder: Path, work: Path, long_side: int = LONG_SIDE) -> Photos:
         seen[content] = file
         draft.rename(work_file(work, len(photos)))
         photos.append(photo)
+    photos = [_turn(photo, work_file(work, i)) if photo.turned else photo for i, photo in enumerate(_one_way(photos))]
     check_count(folder, [photo.file.relative_to(folder).as_posix() for photo in photos], unusable)
     return Photos(tuple(photos), unusable, notes)
+
+
+def _one_way(photos: list[Photo]) -> list[Photo]:
+    """The photos, those marked that lie across most of the same camera."""
+    ways: dict[str, Counter[bool]] = {}
+    for photo in photos:
+        ways.setdefault(photo.camera, Counter())[photo.width > photo.height] += 1
+    usual = {camera: counts[True] >= counts[False] for camera, counts in ways.items()}
+    return [
+        photo._replace(turned=photo.width != photo.height and (photo.width > photo.height) != usual[photo.camera])
+        for photo in photos
+    ]
+
+
+def _turn(photo: Photo, copy: Path) -> Photo:
+    """Turn its copy on the disk."""
+    with Image.open(copy) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(copy, compress_level=1)
+    return photo._replace(work_width=photo.work_height, work_height=photo.work_width)
+
+
+def open_copy(photo: Photo, copy: Path) -> Image.Image:
+    """The small copy, upright."""
+    with Image.open(copy) as image:
+        return image.transpose(Image.Transpose.ROTATE_270) if photo.turned else image.copy()
 
 
 def check_count(folder: Path, usable: list[str], unusable: dict[str, str]) -> None:
@@ -193,10 +225,10 @@ def focal_pixels(exif: Image.Exif, width: int, height: int) -> float | None:
 
 
 def camera_key(exif: Image.Exif, width: int, height: int) -> str:
-    """What tells cameras apart: make, model, lens, zoom and the size of the picture."""
+    """What tells cameras apart: make, model, lens, zoom and the size of the picture, held either way."""
     details = exif.get_ifd(ExifTags.IFD.Exif)
     words = [exif.get(tag) for tag in (ExifTags.Base.Make, ExifTags.Base.Model)]
     tags = (ExifTags.Base.LensModel, ExifTags.Base.FocalLength, ExifTags.Base.DigitalZoomRatio)
     words += [details.get(tag) for tag in tags]
     named = " ".join(str(word).strip("\0 ") for word in words if word not in (None, ""))
-    return f"{named} {width}x{height}".strip()
+    return f"{named} {max(width, height)}x{min(width, height)}".strip()

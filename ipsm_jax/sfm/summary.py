@@ -12,7 +12,7 @@ from PIL import Image
 
 from ipsm_jax.data.capture import Capture
 from ipsm_jax.data.scene import PointCloud
-from ipsm_jax.sfm.photos import Photos, work_file
+from ipsm_jax.sfm.photos import Photos, open_copy, work_file
 from ipsm_jax.sfm.scene_folder import Written
 from ipsm_jax.sfm.solve import Solved
 from ipsm_jax.sfm.sources import Sources
@@ -97,7 +97,10 @@ def solved_outcome(
     solution = solved.solution
     reasons = {**solved.not_placed, **sources.lost}
     left_out = [LeftOut(name, reason, None) for name, reason in photos.unusable.items()]
-    left_out += [LeftOut(photos.photos[i].name, reasons[i], thumbnail(work_file(work, i))) for i in sorted(reasons)]
+    left_out += [
+        LeftOut(photos.photos[i].name, reasons[i], thumbnail(open_copy(photos.photos[i], work_file(work, i))))
+        for i in sorted(reasons)
+    ]
     total = len(photos.photos) + len(photos.unusable)
     copies = max(max(photo.work_width, photo.work_height) for photo in photos.photos)
     error = solution.reprojection_error
@@ -132,8 +135,7 @@ def solved_outcome(
     return Outcome(source.resolve().stem, False, written, None, cloud, sentences, tuple(left_out), facts)
 
 
-def thumbnail(file: Path) -> np.ndarray:
-    """(H, W, 3) uint8 small copy of a picture."""
-    with Image.open(file) as image:
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        return np.asarray(image.convert("RGB"))
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of the picture, which is made small."""
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(image.convert("RGB"))

@@ -7,7 +7,7 @@ from PIL import ExifTags, Image, ImageFilter, ImageOps
 
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.reporting.video import write_video
-from ipsm_jax.sfm.photos import focal_pixels, read_photos, work_file
+from ipsm_jax.sfm.photos import focal_pixels, open_copy, read_photos, work_file
 from ipsm_jax.sfm.progress import silent
 from ipsm_jax.sfm.video import extract_frames, is_video, sharpness
 
@@ -46,7 +46,7 @@ def test_every_kind_of_picture_becomes_upright_rgb(folder):
     copies = [iio.imread(work_file(folder.parent / "work", i)) for i in range(7)]
     assert {copy.shape[2:] for copy in copies} == {(3,)}
     np.testing.assert_array_equal(copies[3], np.round(np.asarray(grey16) / 257)[..., None] * np.ones(3))
-    np.testing.assert_array_equal(copies[6], upright)
+    np.testing.assert_array_equal(open_copy(found.photos[6], work_file(folder.parent / "work", 6)), upright)
     assert (found.photos[6].width, found.photos[6].height) == (40, 60)
     assert np.abs(np.asarray(copies[5], float) - np.asarray(noise(5), float) * 128 / 255).max() <= 1
 
@@ -126,6 +126,17 @@ def test_exif_tells_cameras_apart(folder):
     noise(9).save(folder / "9.png", exif=exif)
     cameras = [photo.camera for photo in read(folder).photos]
     assert len(set(cameras[:3])) == 1 and cameras[3] == "Phone 60x40"
+
+
+def test_portraits_of_a_camera_that_took_landscapes_lie_on_their_side(folder):
+    noise(9, 40, 60).save(folder / "9.png")
+    found = read(folder).photos
+    assert len({photo.camera for photo in found}) == 1
+    assert [photo.turned for photo in found] == [False, False, False, True]
+    assert (found[3].width, found[3].height, found[3].work_width, found[3].work_height) == (40, 60, 60, 40)
+    copy = work_file(folder.parent / "work", 3)
+    np.testing.assert_array_equal(iio.imread(copy), np.rot90(np.asarray(noise(9, 40, 60))))
+    np.testing.assert_array_equal(open_copy(found[3], copy), noise(9, 40, 60))
 
 
 def test_sharpest_frame_of_each_interval_of_a_video(tmp_path):

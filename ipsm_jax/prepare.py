@@ -20,7 +20,7 @@ from ipsm_jax.sfm.complete import Training, complete_scene
 from ipsm_jax.sfm.extras import keep_extras
 from ipsm_jax.sfm.pairs import all_pairs, sequence_pairs
 from ipsm_jax.sfm.photos import LEAST, Photos, read_photos
-from ipsm_jax.sfm.progress import StageClock, stages
+from ipsm_jax.sfm.progress import StageClock, stages, with_forecast
 from ipsm_jax.sfm.scene_folder import kept_points, write_scene
 from ipsm_jax.sfm.solve import Solved, solve
 from ipsm_jax.sfm.sources import capture_sources, solved_sources
@@ -174,7 +174,7 @@ def _solve(options: PrepareOptions, work: Path, clock: StageClock, say: Say) -> 
     pairs = sequence_pairs(count) if ordered else all_pairs(count)
     say(f"{count} photos, {len(pairs)} pairs of them; finding their cameras (this may take minutes)")
     with stages() as bars:
-        return photos, solve(photos.photos, work, pairs, clock.around(bars))
+        return photos, solve(photos.photos, work, pairs, with_forecast(clock.around(bars), say))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ finds one, and not two from fewer photos each, the copies of the less frequent k
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -76,8 +77,8 @@ def read_photos(folder: Path, work: Path, long_side: int = LONG_SIDE) -> Photos:
     Raises:
       DataError: fewer than three photos can be used; says which could not, and why.
     """
-    files = image_names(folder)
-    notes = _others(folder)
+    files, notes = _full_size(image_names(folder))
+    notes += _others(folder)
     if not files:
         beside = f"; {notes[0]}" if notes else ""
         raise DataError(
@@ -145,6 +146,21 @@ def check_count(folder: Path, usable: list[str], unusable: dict[str, str]) -> No
         f"{folder}: {total} photo{'s' if total != 1 else ''}, of which {len(usable)} can be used; at least {LEAST} "
         f"different ones are needed, taken from places a step apart, all showing the same part of the scene{lost}"
     )
+
+
+def _full_size(files: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The files that are not in folders of smaller copies, such as images_8 beside images, and notes about these."""
+    tops = {PurePosixPath(file).parts[0] for file in files if "/" in file}
+    factors = {top: re.fullmatch(r"(.+)_([1-9]\d?)", top) for top in tops}
+    stems = {top: (match[1], int(match[2])) if match else (top, 1) for top, match in factors.items()}
+    smaller = {
+        top: min((factor, other) for other, (base, factor) in stems.items() if base == stem)[1]
+        for top, (stem, _) in stems.items()
+    }
+    copies = sorted(top for top in tops if smaller[top] != top)
+    kept = tuple(file for file in files if PurePosixPath(file).parts[0] not in copies)
+    notes = tuple(f"{top}/ is taken to hold smaller copies of {smaller[top]}/ and is left aside" for top in copies)
+    return kept, notes
 
 
 def _others(folder: Path) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from rich.progress import (
 Report = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, how much there is)."""
 
+_LONG = 120.0  # seconds that are worth a sentence
+
 
 def silent(stage: str, done: int, total: int) -> None:
     """The report of somebody who does not want to know."""
@@ -52,6 +54,25 @@ class StageClock:
         """In words: each stage and its whole seconds, in the order that they came in."""
         self(self._stage, 0, 0)
         return ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in self.seconds.items())
+
+
+def with_forecast(report: Report, say: Callable[[str], None]) -> Report:
+    """The report, which also says once of each stage that takes minutes how many, from how long its beginning took."""
+    begun: dict[str, tuple[float, int]] = {}
+    said: set[str] = set()
+
+    def forecasting(stage: str, done: int, total: int) -> None:
+        report(stage, done, total)
+        now = time.perf_counter()
+        since, first = begun.setdefault(stage, (now, done))
+        if stage in said or done <= first or done >= total:
+            return
+        said.add(stage)
+        left = (now - since) / (done - first) * (total - done)
+        if left >= _LONG:
+            say(f"{stage}: {done} of {total}; about {left / 60:.0f} minutes for the others")
+
+    return forecasting
 
 
 @contextlib.contextmanager

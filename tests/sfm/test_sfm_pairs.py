@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ipsm_jax.sfm.matches import Matches
 from ipsm_jax.sfm.pairs import NEIGHBORS, all_pairs, sequence_pairs
 from ipsm_jax.sfm.photos import Photo
-from ipsm_jax.sfm.progress import StageClock
+from ipsm_jax.sfm.progress import StageClock, silent, with_forecast
 from ipsm_jax.sfm.repeats import repeats
 
 
@@ -72,3 +72,14 @@ def test_clock_adds_up_what_each_stage_took(monkeypatch):
     clock("place", 0, 1)  # at 10
     assert clock.spent() == "read 3, match 6, place 2"
     assert told == [("match", 0, 9), ("match", 3, 9)]
+
+
+def test_long_stages_are_announced_once(monkeypatch):
+    now, said = [0.0], []
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    report = with_forecast(silent, said.append)
+    for stage, each in (("short", 1.0), ("long", 3.0)):
+        for done in range(0, 101, 10):
+            report(stage, done, 100)
+            now[0] += 10 * each
+    assert said == ["long: 10 of 100; about 4 minutes for the others"]  # 270 seconds

@@ -72,6 +72,20 @@ def test_names_are_flat_and_unique_without_their_ending(folder):
     assert sorted(names) == ["0_jpg.jpg", "0_png.png", "1.png", "2.png", "left__0.png"]
 
 
+def test_folders_of_smaller_copies_are_left_aside(tmp_path):
+    for top in ("images_2", "images_8", "left", "left_9"):
+        (tmp_path / "photos" / top).mkdir(parents=True)
+        for i in range(2):
+            noise(i + 10 * (top < "j")).save(tmp_path / "photos" / top / f"{i}.png")
+    (tmp_path / "work").mkdir()
+    found = read(tmp_path / "photos")
+    assert [photo.name for photo in found.photos] == [f"{top}__{i}.png" for top in ("images_2", "left") for i in (0, 1)]
+    assert found.notes == (
+        "images_8/ is taken to hold smaller copies of images_2/ and is left aside",
+        "left_9/ is taken to hold smaller copies of left/ and is left aside",
+    )
+
+
 def test_copies_are_reduced_and_sizes_kept(folder):
     found = read(folder, long_side=30)
     assert {(p.width, p.height, p.work_width, p.work_height) for p in found.photos} == {(60, 40, 30, 20)}

@@ -94,7 +94,7 @@ def complete_scene(
         "depth known": "not computed" if depths is None else f"{depths.confident.mean():.1%} of the training pixels",
         "seconds": clock.spent(),
     }
-    _report(training, folder, outcome, scene, points, depths, facts, [*sentences, f"To train on it: {command}"])
+    _report(training, folder, outcome, scene, points, depths, facts, sentences, command)
 
 
 def _load(training: Training, folder: Path, outcome: Outcome) -> tuple[Scene, str | None, list[str]]:
@@ -189,6 +189,7 @@ def _report(
     depths: StereoDepths | None,
     facts: dict[str, Any],
     sentences: list[str],
+    command: str,
 ) -> None:
     roles = {**dict.fromkeys(scene.test, TEST), **dict.fromkeys(scene.train, TRAIN)}
     listed = [roles.get(i, SPARE) for i in range(len(scene.names))]
@@ -225,6 +226,7 @@ def _report(
             "left_out": {left.name: left.reason for left in outcome.left_out},
             "facts": facts,
             "sentences": [*outcome.sentences, *sentences],
+            "train": command,
         },
     )
     write_prepare_report(
@@ -232,6 +234,7 @@ def _report(
         title=f"{training.out.resolve().name}: {outcome.title}" if outcome.title != scene.name else scene.name,
         cards=cards,
         sentences=[*outcome.sentences, *sentences],
+        command=command,
         tiles=tiles,
         above=top_view(scene.cameras, listed, cloud.positions, cloud.colors),
         depths=pictures,

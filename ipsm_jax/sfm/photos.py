@@ -23,6 +23,7 @@ from ipsm_jax.data.images import image_names, working
 from ipsm_jax.data.pictures import as_array, open_upright, resize
 
 LONG_SIDE = 1600  # pixels of the copies: larger ones cost minutes and place the cameras hardly better
+LEAST_SIDE = 32  # pixels of the copies' shorter side: pycolmap's feature detector crashes on 6
 LEAST = 3  # photos that a scene needs
 _FULL_FRAME_DIAGONAL = float(np.hypot(36, 24))  # mm, what "35 mm equivalent" refers to
 _FOCAL_RATIOS = (0.2, 20.0)  # of the longer side; a tag that says something else is wrong
@@ -192,6 +193,8 @@ def _look(file: Path, name: str, draft: Path, long_side: int) -> tuple[Photo, st
     width, height = image.size
     shrink = min(1.0, long_side / max(width, height))
     small = resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))))
+    if min(small.size) < LEAST_SIDE:
+        return f"with {width}x{height} pixels it is too small, or too narrow, to find anything in"
     small.save(draft, compress_level=1)
     focal = focal_pixels(exif, width, height)
     camera = camera_key(exif, width, height)

@@ -56,11 +56,15 @@ def test_unusable_files_are_named_with_a_reason(folder):
     (folder / "broken.jpg").write_bytes((folder / "0.png").read_bytes()[:200])
     (folder / "text.jpg").write_text("no picture")
     (folder / "phone.HEIC").write_bytes(b"")
+    noise(2, 8, 6).save(folder / "icon.png")
+    noise(2, 3000, 50).save(folder / "strip.png")
     found = read(folder)
     assert [photo.name for photo in found.photos] == ["0.png", "1.png", "2.png"]
     assert found.unusable["again.png"] == "it is the same picture as 1.png"
     assert "damaged or cut short" in found.unusable["broken.jpg"]
     assert "not a picture" in found.unusable["text.jpg"]
+    assert found.unusable["icon.png"] == "with 8x6 pixels it is too small, or too narrow, to find anything in"
+    assert "3000x50 pixels" in found.unusable["strip.png"]
     assert "phone.HEIC" in found.notes[0] and "JPEG" in found.notes[0]
 
 
@@ -87,8 +91,8 @@ def test_folders_of_smaller_copies_are_left_aside(tmp_path):
 
 
 def test_copies_are_reduced_and_sizes_kept(folder):
-    found = read(folder, long_side=30)
-    assert {(p.width, p.height, p.work_width, p.work_height) for p in found.photos} == {(60, 40, 30, 20)}
+    found = read(folder, long_side=48)
+    assert {(p.width, p.height, p.work_width, p.work_height) for p in found.photos} == {(60, 40, 48, 32)}
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ _PERCENTILES = (1.0, 99.0)  # of the depths of the points in a view; the outermo
 _LEAST = 10  # points that a view's own bounds are made from
 _DOUBT = 10.0
 """Bounds of n points are widened by w = 1 + 10 / sqrt(n): nearest depth / w, farthest depth x w^2, since what is far is
-seen least. Few points miss what has no texture, and that is often what stands in front: of the 60 views of 20 triples of
-fern, fountain and fox, 229 to 962 points each, the plain percentiles cut off the nearest depth in 16 and the farthest in
-27; widened ones in 0 and 7."""
+seen least. Few points miss what has no texture, and that is often what stands in front: of the 60 views of 20 triples
+of fern, fountain and fox, 229 to 962 points each, the plain percentiles cut off the nearest depth in 16 and the
+farthest in 27; widened ones in 0 and 7."""
 
 
 def scene_bounds(scene: Scene) -> Float[np.ndarray, "v 2"]:

@@ -17,10 +17,13 @@ from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.load import read_capture
 from ipsm_jax.data.locate import detect_layout
 from ipsm_jax.sfm.complete import Training, complete_scene
+from ipsm_jax.sfm.extras import keep_extras
+from ipsm_jax.sfm.pairs import all_pairs, sequence_pairs
 from ipsm_jax.sfm.photos import LEAST, Photos, read_photos
-from ipsm_jax.sfm.progress import stages
-from ipsm_jax.sfm.scene_folder import capture_sources, kept_points, solved_sources, write_scene
+from ipsm_jax.sfm.progress import StageClock, stages, with_forecast
+from ipsm_jax.sfm.scene_folder import kept_points, write_scene
 from ipsm_jax.sfm.solve import Solved, solve
+from ipsm_jax.sfm.sources import capture_sources, solved_sources
 from ipsm_jax.sfm.summary import Outcome, posed_outcome, solved_outcome
 from ipsm_jax.sfm.video import SUFFIXES, extract_frames, is_video
 from ipsm_jax.training.environment import enable_compilation_cache
@@ -77,10 +80,11 @@ def prepare(options: PrepareOptions, say: Say) -> None:
     """
     check(options)
     training = Training(options.out, options.views, options.split, options.downscale, options.depth_maps)
+    clock = StageClock()
     with atomic_folder(options.out) as folder:
         try:
-            outcome = _pose(options, folder, say)
-            complete_scene(training, folder, outcome, say)
+            outcome = _pose(options, folder, clock, say)
+            complete_scene(training, folder, outcome, clock, say)
         except DataError as error:
             # The temporary name means nothing to the person.
             raise DataError(str(error).replace(str(folder), str(options.out))) from error
@@ -114,48 +118,63 @@ def check(options: PrepareOptions) -> None:
         raise DataError(f"--frames must be at least {LEAST}, got {options.frames}")
 
 
-def _pose(options: PrepareOptions, folder: Path, say: Say) -> Outcome:
+def _pose(options: PrepareOptions, folder: Path, clock: StageClock, say: Say) -> Outcome:
     """Photos and cameras into the scene folder."""
     layout = detect_layout(options.photos)
     if layout is not None:
-        capture = read_capture(options.photos)
-        say(
-            f"{options.photos} has camera poses already ({layout}): structure from motion is skipped, and "
-            f"`train --scene {options.photos}` reads it as it is"
-        )
-        sources = capture_sources(capture)
-        return posed_outcome(capture, layout, write_scene(folder, sources))
+        return _keep_poses(options.photos, layout, folder, clock, say)
     with tempfile.TemporaryDirectory(prefix="ipsm_jax_") as name:
         work = Path(name)
-        photos, solved = _solve(options, work, say)
-        sources, lost = solved_sources(photos.photos, solved.solution)
-        if len(sources) < LEAST:
+        photos, solved = _solve(options, work, clock, say)
+        sources = solved_sources(photos.photos, solved.solution)
+        if len(sources.kept) < LEAST:
             raise DataError(
-                f"only {len(sources)} of the photos whose cameras were found have one shape, and a scene needs "
-                f"{LEAST}: crop or turn the others to the same shape, or take more photos"
+                f"only {len(sources.kept)} of the photos whose cameras were found can be cropped to one shape, and a "
+                f"scene needs {LEAST}: crop or turn the others to the same shape, or take more photos"
             )
-        written = write_scene(folder, sources, kept_points(solved.solution, lost))
-        outcome = solved_outcome(options.photos, photos, solved, lost, written, work)
+        clock("writing photos", 0, 1)
+        written = write_scene(folder, sources.kept, kept_points(solved.solution, sources.lost))
+        outcome = solved_outcome(options.photos, photos, solved, sources, written, work)
     say(outcome.sentences[0])
     for left in outcome.left_out:
         say(f"  {left.name}: {left.reason}")
     return outcome
 
 
-def _solve(options: PrepareOptions, work: Path, say: Say) -> tuple[Photos, Solved]:
-    source = options.photos
-    with stages() as report:
-        if is_video(source):
+def _keep_poses(source: Path, layout: str, folder: Path, clock: StageClock, say: Say) -> Outcome:
+    capture = read_capture(source)
+    say(
+        f"{source} has camera poses already ({layout}): structure from motion is skipped, and `train --scene {source}` "
+        "reads it as it is"
+    )
+    clock("writing photos", 0, 1)
+    sources = capture_sources(capture)
+    written = write_scene(folder, sources.kept)
+    numbers = [i for i in range(len(capture.photos)) if i not in sources.lost]
+    notes = keep_extras(capture, sources.kept, numbers, written, folder)
+    outcome = posed_outcome(capture, layout, sources, numbers, written, notes)
+    for left in outcome.left_out:
+        say(f"  {left.name}: {left.reason}")
+    return outcome
+
+
+def _solve(options: PrepareOptions, work: Path, clock: StageClock, say: Say) -> tuple[Photos, Solved]:
+    source, ordered = options.photos, is_video(options.photos)
+    with stages() as bars:
+        if ordered:
             source = work / "frames"
             source.mkdir()
-            frames = extract_frames(options.photos, source, options.frames, report)
+            frames = extract_frames(options.photos, source, options.frames, clock.around(bars))
             say(f"{len(frames)} frames of {options.photos.name}, the sharpest of each interval")
+    clock("reading photos", 0, 1)
     photos = read_photos(source, work)
     for note in photos.notes:
         say(f"note: {note}")
-    say(f"{len(photos.photos)} photos; finding their cameras (this may take minutes)")
-    with stages() as report:
-        return photos, solve(photos.photos, work, report)
+    count = len(photos.photos)
+    pairs = sequence_pairs(count) if ordered else all_pairs(count)
+    say(f"{count} photos, {len(pairs)} pairs of them; finding their cameras (this may take minutes)")
+    with stages() as bars:
+        return photos, solve(photos.photos, work, pairs, with_forecast(clock.around(bars), say))
 
 
 if __name__ == "__main__":

@@ -72,17 +72,28 @@ def read_masks(
     """
     if not wanted:
         return None, ()
-    folder = _mask_folder(capture)
-    if folder is None:
+    found = mask_files(capture, names)
+    if found is None:
         looked = ", ".join(f"{name}/" for name in MASK_FOLDERS)
         return None, (f"no object masks ({looked}) were found: figures are over whole images, not over the object",)
+    size = (cameras.width, cameras.height)
+    return np.stack([read_mask(file, size) for file in found]), (f"object masks come from {found[0].parent}",)
+
+
+def mask_files(capture: Capture, names: tuple[str, ...]) -> list[Path] | None:
+    """File of the object mask of each photo, by the names of the views; None if there is no folder of masks.
+
+    Raises:
+      DataError: for masks of some photos only.
+    """
+    folder = _mask_folder(capture)
+    if folder is None:
+        return None
     files = match_names(names, folder, order=names)
     lost = [name for name, file in zip(names, files, strict=True) if file is None]
-    found = [file for file in files if file is not None]
     if lost:
         raise DataError(
             f"{folder}: no mask for {lost[0]} ({len(lost)} of {len(names)} have none); masks carry the names of the "
             "photos, or are as many as the photos and in the same order"
         )
-    size = (cameras.width, cameras.height)
-    return np.stack([read_mask(file, size) for file in found]), (f"object masks come from {folder}",)
+    return [file for file in files if file is not None]

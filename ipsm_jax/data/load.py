@@ -19,6 +19,7 @@ from ipsm_jax.data.llff import read_llff
 from ipsm_jax.data.locate import LAYOUTS, detect_layout, find_scene
 from ipsm_jax.data.pictures import Background
 from ipsm_jax.data.scene import Scene
+from ipsm_jax.data.split_file import read_split
 from ipsm_jax.data.splits import choose_split
 from ipsm_jax.data.transforms import read_transforms
 from ipsm_jax.data.undistort import Undistortion, plan_undistortion, undistort_image
@@ -54,7 +55,8 @@ def load_scene(
     capture = read_capture(folder)
     name = "demo" if scene == "demo" else folder.resolve().name
     names = view_names(capture.photos)
-    chosen = choose_split(split, len(names), views, name=name, listed=capture.listed)
+    listed = capture.listed or (read_split(folder, names) if split in ("auto", "listed") else None)
+    chosen = choose_split(split, len(names), views, name=name, listed=listed)
     files, notes = image_files(capture, downscale)
     images, photos, size_notes = load_images(files, capture.photos, background)
     capture = dataclasses.replace(capture, photos=photos)

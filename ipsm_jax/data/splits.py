@@ -81,7 +81,7 @@ def listed_split(listed: dict[str, tuple[int, ...]] | None, views: int | None) -
     """
     if not listed or not listed.get("train") or not listed.get("test"):
         raise DataError("the scene lists no training and test views of its own that exist; use --split llff")
-    return Split(spread(listed["train"], views), listed["test"], "listed", "the lists in the scene's transforms file")
+    return Split(spread(listed["train"], views), listed["test"], "listed", "the scene's own lists")
 
 
 def all_split(count: int, views: int | None) -> Split:

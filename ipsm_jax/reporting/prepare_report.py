@@ -47,6 +47,7 @@ def write_prepare_report(
     title: str,
     cards: Mapping[str, str],
     sentences: Iterable[str],
+    command: str,
     tiles: Sequence[Tile],
     above: np.ndarray | None,
     depths: Sequence[np.ndarray],
@@ -58,7 +59,8 @@ def write_prepare_report(
       folder: of the scene.
       title: heading.
       cards: a few large figures by what they are.
-      sentences: what was done, and what to do next.
+      sentences: what was done.
+      command: what to type next.
       tiles: all photos.
       above: the scene from above, uint8.
       depths: pictures of photo and depth side by side, uint8, one for each training view.
@@ -72,17 +74,23 @@ def write_prepare_report(
         f"<h1>{html.escape(title)}</h1>",
         f'<div class="cards">{figures}</div>',
         *(f'<p class="soft">{html.escape(sentence)}</p>' for sentence in sentences),
+        f"<p>Train on it:<br><code>{html.escape(command)}</code></p>",
         "<h2>Photos</h2>",
         f'<div class="sheet">{"".join(map(_tile, tiles))}</div>',
     ]
     if above is not None:
         sections += [
             "<h2>From above</h2>",
+            '<p class="soft">Cameras are wedges that open to where they look; the dots are points of the scene.</p>',
             f'<div class="top">{_picture(above, "cameras and points from above")}</div>',
         ]
     if depths:
         pictures = "".join(_picture(picture, "photo and depth") for picture in depths)
-        sections += ["<h2>Depth of the training views</h2>", f'<div class="depths">{pictures}</div>']
+        sections += [
+            "<h2>Depth of the training views</h2>",
+            '<p class="soft">Bright is near, dark is far; where two views do not agree nothing is known (grey).</p>',
+            f'<div class="depths">{pictures}</div>',
+        ]
     sections += ["<h2>Facts</h2>", plain_table(facts)]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -6,7 +6,6 @@ Everything here looks at the training views alone.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from PIL import Image
 
 from ipsm_jax.data.load import load_scene
 from ipsm_jax.data.scene import PointCloud, Scene
+from ipsm_jax.data.split_file import read_split
 from ipsm_jax.data.splits import choose_split
 from ipsm_jax.data.triangulate import MissingPycolmapError, triangulated_points
 from ipsm_jax.reporting.files import write_json
 from ipsm_jax.reporting.pictures import depth_picture, strip
 from ipsm_jax.reporting.prepare_report import Tile, write_prepare_report
 from ipsm_jax.reporting.top_view import SPARE, TEST, TRAIN, top_view
+from ipsm_jax.sfm.progress import StageClock
 from ipsm_jax.sfm.scene_folder import write_bounds
 from ipsm_jax.sfm.summary import THUMBNAIL, Outcome
 from ipsm_jax.stereo import StereoDepths, StereoError, scene_depths, stereo_progress
@@ -52,19 +53,24 @@ class Training:
     depth_maps: bool
 
 
-def complete_scene(training: Training, folder: Path, outcome: Outcome, say: Callable[[str], None]) -> None:
+def complete_scene(
+    training: Training, folder: Path, outcome: Outcome, clock: StageClock, say: Callable[[str], None]
+) -> None:
     """Write bounds, downscaled photos, depth maps where asked for, prepare.json and report.html into a scene folder.
 
     Args:
       training: how the scene will be trained on.
       folder: of the scene, with photos and cameras.
       outcome: about these.
+      clock: of the stages so far; goes on.
       say: told what a person should read.
     """
-    started = time.perf_counter()
-    scene, sentences = _load(training, folder, outcome)
+    clock("reducing photos", 0, 1)
+    scene, split, sentences = _load(training, folder, outcome)
+    clock("bounds", 0, 1)
     scene, points, remark = _bounded(scene, folder, outcome)
     sentences += remark
+    clock("depth maps", 0, 1)
     depths, remark = _depths(scene)
     sentences += remark
     if depths is not None and training.depth_maps:
@@ -75,7 +81,7 @@ def complete_scene(training: Training, folder: Path, outcome: Outcome, say: Call
         sentences.append(
             f"depth_maps/ holds them for --depth maps --depth-path {training.out / 'depth_maps'} --maps-hold depth."
         )
-    command = train_command(training, scene, outcome.written.size)
+    command = train_command(training, scene, outcome.written.size, split)
     for sentence in sentences:
         say(sentence)
     say(f"report: {training.out / 'report.html'}\nnext:   {command}")
@@ -86,30 +92,37 @@ def complete_scene(training: Training, folder: Path, outcome: Outcome, say: Call
         "size in training": f"{scene.width}x{scene.height}",
         "points of the training views alone": len(points.positions),
         "depth known": "not computed" if depths is None else f"{depths.confident.mean():.1%} of the training pixels",
-        "seconds for bounds and depth": round(time.perf_counter() - started, 1),
+        "seconds": clock.spent(),
     }
-    _report(training, folder, outcome, scene, points, depths, facts, [*sentences, f"To train on it: {command}"])
+    _report(training, folder, outcome, scene, points, depths, facts, sentences, command)
 
 
-def _load(training: Training, folder: Path, outcome: Outcome) -> tuple[Scene, list[str]]:
-    """The scene at the size and with the split that training will use, and sentences about these."""
+def _load(training: Training, folder: Path, outcome: Outcome) -> tuple[Scene, str | None, list[str]]:
+    """The scene at the size and with the split that training will use; the split's name if training has to be told it;
+    and sentences about these.
+    """
     count, name = len(outcome.written.names), training.out.resolve().name
+    listed = read_split(folder, outcome.written.names)
+    # The protocol of a posed scene may follow from what its own folder is called.
+    known_as = outcome.title if outcome.posed else name
     sentences = []
     views, split = training.views, training.split
-    candidates = len(choose_split(split, count, None, name=name).train)
-    if views is not None and candidates < views < count:
+    candidates = len(choose_split(split, count, None, name=known_as, listed=listed).train)
+    if views is not None and candidates < views and (listed or views < count):
         sentences.append(
             f"{views} training views were asked for, and {candidates} are left beside the test views: these are taken."
         )
         views = candidates
     views = None if views is None else min(views, count)
-    chosen = choose_split(split, count, views, name=name)
+    chosen = choose_split(split, count, views, name=known_as, listed=listed)
     size = max(outcome.written.size)
     downscale = training.downscale or max(1, round(size / USUAL_SIZE))
     # By the split's own name: "auto" depends on that of the folder, which is a temporary one here.
     scene = load_scene(str(folder), views=views, downscale=downscale, split=chosen.name)
     notes = [note.replace(str(folder), str(training.out)) for note in scene.notes]
-    return dataclasses.replace(scene, name=name), [*sentences, *(f"{note}." for note in notes)]
+    by_itself = choose_split("auto", count, views, name=name, listed=listed).name
+    told = None if training.split == "auto" and by_itself == chosen.name else chosen.name
+    return dataclasses.replace(scene, name=name), told, [*sentences, *(f"{note}." for note in notes)]
 
 
 def _bounded(scene: Scene, folder: Path, outcome: Outcome) -> tuple[Scene, PointCloud, list[str]]:
@@ -150,13 +163,20 @@ def _depths(scene: Scene) -> tuple[StereoDepths | None, list[str]]:
     ]
 
 
-def train_command(training: Training, scene: Scene, size: tuple[int, int]) -> str:
-    """What to type to train on the scene as it was prepared."""
+def train_command(training: Training, scene: Scene, size: tuple[int, int], split: str | None) -> str:
+    """What to type to train on the scene as it was prepared.
+
+    Args:
+      training: how that will be.
+      scene: as it was prepared.
+      size: (width, height) of its photos in full.
+      split: to be named, None where training finds the same by itself.
+    """
     words = ["ipsm-jax train --scene", f'"{training.out}"' if " " in str(training.out) else str(training.out)]
     words.append(f"--downscale {round(max(size) / max(scene.width, scene.height))}")
     words.append(f"--views {None if training.views is None else len(scene.train)}")
-    if training.split != "auto":
-        words.append(f"--split {training.split}")
+    if split is not None:
+        words.append(f"--split {split}")
     return " ".join(words)
 
 
@@ -169,6 +189,7 @@ def _report(
     depths: StereoDepths | None,
     facts: dict[str, Any],
     sentences: list[str],
+    command: str,
 ) -> None:
     roles = {**dict.fromkeys(scene.test, TEST), **dict.fromkeys(scene.train, TRAIN)}
     listed = [roles.get(i, SPARE) for i in range(len(scene.names))]
@@ -205,6 +226,7 @@ def _report(
             "left_out": {left.name: left.reason for left in outcome.left_out},
             "facts": facts,
             "sentences": [*outcome.sentences, *sentences],
+            "train": command,
         },
     )
     write_prepare_report(
@@ -212,6 +234,7 @@ def _report(
         title=f"{training.out.resolve().name}: {outcome.title}" if outcome.title != scene.name else scene.name,
         cards=cards,
         sentences=[*outcome.sentences, *sentences],
+        command=command,
         tiles=tiles,
         above=top_view(scene.cameras, listed, cloud.positions, cloud.colors),
         depths=pictures,

@@ -12,8 +12,10 @@ import numpy as np
 from ipsm_jax.data.colmap_write import SparsePoints
 from ipsm_jax.data.lenses import Lens, from_colmap
 from ipsm_jax.sfm.matches import FEW, LEAST_MATCHES, SEED
-from ipsm_jax.sfm.photos import LEAST, Photo
+from ipsm_jax.sfm.photos import LEAST, Photo, work_file
 from ipsm_jax.sfm.progress import Report
+
+_UPRIGHT_FROM_TURNED = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # see `photos.Photo`
 
 
 class Solution(NamedTuple):
@@ -77,13 +79,17 @@ def mapper_options(pycolmap: ModuleType, *, relaxed: bool) -> Any:
     return options
 
 
-def place_cameras(pycolmap: ModuleType, database: Path, work: Path, photos: Sequence[Photo], report: Report) -> Mapping:
-    """Poses, intrinsics and points of as many photos as fit together.
+def place_cameras(
+    pycolmap: ModuleType, database: Path, work: Path, photos: Sequence[Photo], wanted: Sequence[int], report: Report
+) -> Mapping:
+    """Poses, intrinsics and points of as many of the `wanted` photos (indices) as fit together.
 
     Many photos are tried with COLMAP's own thresholds first, few ones with relaxed ones at once.
     """
-    for relaxed in (True,) if len(photos) <= FEW else (False, True):
-        models = _map(pycolmap, database, work, mapper_options(pycolmap, relaxed=relaxed), len(photos), report)
+    for relaxed in (True,) if len(wanted) <= FEW else (False, True):
+        options = mapper_options(pycolmap, relaxed=relaxed)
+        options.image_names = [work_file(work, i).name for i in wanted]
+        models = _map(pycolmap, database, work, options, len(wanted), report)
         if models:
             break
     else:
@@ -131,14 +137,20 @@ def _solution(model: Any, photos: Sequence[Photo]) -> Solution:
         image, photo = model.image(number), photos[number - 1]
         camera = model.camera(image.camera_id)
         (fx, fy, cx, cy), lens = from_colmap(camera.model.name, tuple(float(p) for p in camera.params))
-        scale = np.array([photo.width / photo.work_width, photo.height / photo.work_height])
-        matrices.append(np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]))
+        matrix = np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
+        width, height = photo.work_width, photo.work_height
+        if photo.turned:  # the lens is round and its center in the middle, so only axes change
+            matrix, width, height = _UPRIGHT_FROM_TURNED @ matrix, height, width
+            fx, fy, cx, cy = fy, fx, width - cy, cx
+        scale = np.array([photo.width / width, photo.height / height])
+        matrices.append(matrix)
         intrinsics.append((fx * scale[0], fy * scale[1], cx * scale[0], cy * scale[1]))
         lenses.append(lens)
         for point in image.get_observation_points2D():
+            x, y = point.xy
             views.append(view)
             points.append(index[point.point3D_id])
-            pixels.append(point.xy * scale)
+            pixels.append(np.array([width - y, x] if photo.turned else [x, y]) * scale)
     found = [model.point3D(number) for number in numbers]
     return Solution(
         tuple(number - 1 for number in ids),

@@ -1,4 +1,4 @@
-"""Features of the photos and verified matches of all pairs, in pycolmap's database.
+"""Features of the photos and verified matches of pairs of them, in pycolmap's database.
 
 Everything random has a fixed seed, and cameras and images are numbered before features are extracted: the same photos
 give the same database. Work is handed over in small pieces, so that progress shows and Ctrl-C is heard between them.
@@ -6,7 +6,6 @@ give the same database. Work is handed over in small pieces, so that progress sh
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ipsm_jax.sfm.pairs import Pairs
 from ipsm_jax.sfm.photos import Photo, work_file
 from ipsm_jax.sfm.progress import Report
 
@@ -33,28 +33,34 @@ class Matches(NamedTuple):
       features: (N,) number of features in each.
       shared: (N, N) symmetric, matches of a pair that agree with one camera motion; 0 where they do not.
       flat: (N, N) bool, pairs that one homography relates: the camera was only turned, or saw one flat thing.
+      moved: (N, N) median distance between the places of these matches in both photos, in parts of the longer side;
+        infinity where there are none.
     """
 
     features: np.ndarray
     shared: np.ndarray
     flat: np.ndarray
+    moved: np.ndarray
 
 
-def find_matches(pycolmap: ModuleType, database: Path, work: Path, photos: Sequence[Photo], report: Report) -> Matches:
-    """Write cameras, features and verified matches of all pairs into a new database.
+def find_matches(
+    pycolmap: ModuleType, database: Path, work: Path, photos: Sequence[Photo], pairs: Pairs, report: Report
+) -> Matches:
+    """Write cameras, features and verified matches into a new database.
 
     Args:
       pycolmap: the module.
       database: file to be made.
       work: folder of the small copies.
       photos: N of them; photo i gets image id i + 1.
+      pairs: which are compared.
       report: told about photos and pairs.
     """
     _write_cameras(pycolmap, database, photos)
     careful = len(photos) <= FEW
     _extract(pycolmap, database, work, len(photos), careful, report)
-    _match(pycolmap, database, work, len(photos), careful, report)
-    return _read(pycolmap, database, len(photos))
+    _match(pycolmap, database, work, pairs, careful, report)
+    return _read(pycolmap, database, photos)
 
 
 def _write_cameras(pycolmap: ModuleType, path: Path, photos: Sequence[Photo]) -> None:
@@ -63,7 +69,7 @@ def _write_cameras(pycolmap: ModuleType, path: Path, photos: Sequence[Photo]) ->
     known: dict[tuple[str, int, int], float] = {}  # focal lengths in pixels of the copies, from the first that has one
     for photo in photos:
         if photo.focal is not None:
-            ratio = photo.work_width / photo.width
+            ratio = max(photo.work_width, photo.work_height) / max(photo.width, photo.height)
             known.setdefault((photo.camera, photo.work_width, photo.work_height), photo.focal * ratio)
     with pycolmap.Database.open(path) as database:
         for i, photo in enumerate(photos):
@@ -105,11 +111,10 @@ def _extract(pycolmap: ModuleType, database: Path, work: Path, count: int, caref
     report("finding features", count, count)
 
 
-def _match(pycolmap: ModuleType, database: Path, work: Path, count: int, careful: bool, report: Report) -> None:
+def _match(pycolmap: ModuleType, database: Path, work: Path, pairs: Pairs, careful: bool, report: Report) -> None:
     matching = pycolmap.FeatureMatchingOptions(use_gpu=False, guided_matching=careful)
     verification = pycolmap.TwoViewGeometryOptions(min_num_inliers=LEAST_MATCHES, compute_relative_pose=True)
     verification.ransac.random_seed = SEED
-    pairs = list(itertools.combinations(range(count), 2))
     listed = work / "pairs.txt"
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         report("matching pairs of photos", start, len(pairs))
@@ -125,16 +130,25 @@ def _match(pycolmap: ModuleType, database: Path, work: Path, count: int, careful
     report("matching pairs of photos", len(pairs), len(pairs))
 
 
-def _read(pycolmap: ModuleType, path: Path, count: int) -> Matches:
+def _read(pycolmap: ModuleType, path: Path, photos: Sequence[Photo]) -> Matches:
+    count = len(photos)
     shared, flat = np.zeros((count, count), int), np.zeros((count, count), bool)
+    moved = np.full((count, count), np.inf)
     kinds = pycolmap.TwoViewGeometryConfiguration
     # Turned cameras count as PLANAR where the focal length is only guessed: their homography is then no rotation.
     flat_kinds = (kinds.PLANAR, kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC)
     with pycolmap.Database.open(path) as database:
-        features = np.array([database.num_keypoints_for_image(i + 1) for i in range(count)])
+        places = [
+            database.read_keypoints(i + 1)[:, :2] / max(photo.work_width, photo.work_height)
+            for i, photo in enumerate(photos)
+        ]
         ids, geometries = database.read_two_view_geometries()
     for pair, geometry in zip(ids, geometries, strict=True):
         a, b = (number - 1 for number in pycolmap.pair_id_to_image_pair(pair))
-        shared[a, b] = shared[b, a] = len(geometry.inlier_matches)
+        chosen = np.asarray(geometry.inlier_matches, int).reshape(-1, 2)
+        shared[a, b] = shared[b, a] = len(chosen)
         flat[a, b] = flat[b, a] = geometry.config in flat_kinds
-    return Matches(features, shared, flat)
+        if len(chosen):
+            distances = np.linalg.norm(places[a][chosen[:, 0]] - places[b][chosen[:, 1]], axis=1)
+            moved[a, b] = moved[b, a] = np.median(distances)
+    return Matches(np.array([len(each) for each in places]), shared, flat, moved)

@@ -2,10 +2,15 @@
 
 The orientation tag is applied once, here: from then on a photo is what its viewer shows. A focal length in the photo's
 EXIF data becomes the first guess of the camera's.
+
+A camera that was held both ways gives landscapes and portraits with one focal length. So that structure from motion
+finds one, and not two from fewer photos each, the copies of the less frequent kind lie on their side.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -18,6 +23,7 @@ from ipsm_jax.data.images import image_names, working
 from ipsm_jax.data.pictures import as_array, open_upright, resize
 
 LONG_SIDE = 1600  # pixels of the copies: larger ones cost minutes and place the cameras hardly better
+LEAST_SIDE = 32  # pixels of the copies' shorter side: pycolmap's feature detector crashes on 6
 LEAST = 3  # photos that a scene needs
 _FULL_FRAME_DIAGONAL = float(np.hypot(36, 24))  # mm, what "35 mm equivalent" refers to
 _FOCAL_RATIOS = (0.2, 20.0)  # of the longer side; a tag that says something else is wrong
@@ -34,6 +40,7 @@ class Photo(NamedTuple):
       focal: focal length in those pixels that its EXIF data imply, or None.
       camera: what took it, equal for photos that share one camera and zoom.
       work_width, work_height: size in pixels of its copy.
+      turned: whether the copy is turned counterclockwise by a quarter.
     """
 
     file: Path
@@ -44,6 +51,7 @@ class Photo(NamedTuple):
     camera: str
     work_width: int
     work_height: int
+    turned: bool = False
 
 
 class Photos(NamedTuple):
@@ -70,8 +78,8 @@ def read_photos(folder: Path, work: Path, long_side: int = LONG_SIDE) -> Photos:
     Raises:
       DataError: fewer than three photos can be used; says which could not, and why.
     """
-    files = image_names(folder)
-    notes = _others(folder)
+    files, notes = _full_size(image_names(folder))
+    notes += _others(folder)
     if not files:
         beside = f"; {notes[0]}" if notes else ""
         raise DataError(
@@ -95,8 +103,34 @@ def read_photos(folder: Path, work: Path, long_side: int = LONG_SIDE) -> Photos:
         seen[content] = file
         draft.rename(work_file(work, len(photos)))
         photos.append(photo)
+    photos = [_turn(photo, work_file(work, i)) if photo.turned else photo for i, photo in enumerate(_one_way(photos))]
     check_count(folder, [photo.file.relative_to(folder).as_posix() for photo in photos], unusable)
     return Photos(tuple(photos), unusable, notes)
+
+
+def _one_way(photos: list[Photo]) -> list[Photo]:
+    """The photos, those marked that lie across most of the same camera."""
+    ways: dict[str, Counter[bool]] = {}
+    for photo in photos:
+        ways.setdefault(photo.camera, Counter())[photo.width > photo.height] += 1
+    usual = {camera: counts[True] >= counts[False] for camera, counts in ways.items()}
+    return [
+        photo._replace(turned=photo.width != photo.height and (photo.width > photo.height) != usual[photo.camera])
+        for photo in photos
+    ]
+
+
+def _turn(photo: Photo, copy: Path) -> Photo:
+    """Turn its copy on the disk."""
+    with Image.open(copy) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(copy, compress_level=1)
+    return photo._replace(work_width=photo.work_height, work_height=photo.work_width)
+
+
+def open_copy(photo: Photo, copy: Path) -> Image.Image:
+    """The small copy, upright."""
+    with Image.open(copy) as image:
+        return image.transpose(Image.Transpose.ROTATE_270) if photo.turned else image.copy()
 
 
 def check_count(folder: Path, usable: list[str], unusable: dict[str, str]) -> None:
@@ -113,6 +147,21 @@ def check_count(folder: Path, usable: list[str], unusable: dict[str, str]) -> No
         f"{folder}: {total} photo{'s' if total != 1 else ''}, of which {len(usable)} can be used; at least {LEAST} "
         f"different ones are needed, taken from places a step apart, all showing the same part of the scene{lost}"
     )
+
+
+def _full_size(files: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The files that are not in folders of smaller copies, such as images_8 beside images, and notes about these."""
+    tops = {PurePosixPath(file).parts[0] for file in files if "/" in file}
+    factors = {top: re.fullmatch(r"(.+)_([1-9]\d?)", top) for top in tops}
+    stems = {top: (match[1], int(match[2])) if match else (top, 1) for top, match in factors.items()}
+    smaller = {
+        top: min((factor, other) for other, (base, factor) in stems.items() if base == stem)[1]
+        for top, (stem, _) in stems.items()
+    }
+    copies = sorted(top for top in tops if smaller[top] != top)
+    kept = tuple(file for file in files if PurePosixPath(file).parts[0] not in copies)
+    notes = tuple(f"{top}/ is taken to hold smaller copies of {smaller[top]}/ and is left aside" for top in copies)
+    return kept, notes
 
 
 def _others(folder: Path) -> tuple[str, ...]:
@@ -144,6 +193,8 @@ def _look(file: Path, name: str, draft: Path, long_side: int) -> tuple[Photo, st
     width, height = image.size
     shrink = min(1.0, long_side / max(width, height))
     small = resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))))
+    if min(small.size) < LEAST_SIDE:
+        return f"with {width}x{height} pixels it is too small, or too narrow, to find anything in"
     small.save(draft, compress_level=1)
     focal = focal_pixels(exif, width, height)
     camera = camera_key(exif, width, height)
@@ -193,10 +244,10 @@ def focal_pixels(exif: Image.Exif, width: int, height: int) -> float | None:
 
 
 def camera_key(exif: Image.Exif, width: int, height: int) -> str:
-    """What tells cameras apart: make, model, lens, zoom and the size of the picture."""
+    """What tells cameras apart: make, model, lens, zoom and the size of the picture, held either way."""
     details = exif.get_ifd(ExifTags.IFD.Exif)
     words = [exif.get(tag) for tag in (ExifTags.Base.Make, ExifTags.Base.Model)]
     tags = (ExifTags.Base.LensModel, ExifTags.Base.FocalLength, ExifTags.Base.DigitalZoomRatio)
     words += [details.get(tag) for tag in tags]
     named = " ".join(str(word).strip("\0 ") for word in words if word not in (None, ""))
-    return f"{named} {width}x{height}".strip()
+    return f"{named} {max(width, height)}x{min(width, height)}".strip()

@@ -72,20 +72,20 @@ def why_no_scene(photos: Sequence[Photo], matches: Matches) -> str:
     linked = np.triu(matches.shared >= LEAST_MATCHES, 1)
     pair = f"{photos[a].name} and {photos[b].name}"
     if not linked.any():
+        most = f"the most alike, {pair}, share {shared[a, b]} matches" if shared[a, b] else "none share any matches"
         return (
-            f"no two of the {len(photos)} photos show enough of the same: the most alike, {pair}, share "
-            f"{shared[a, b]} matches, and {LEAST_MATCHES} are needed. Take photos that overlap by more than half, of "
-            "things with texture, without blur"
-        )
-    if matches.flat[linked].mean() > 0.5:
-        return (
-            "the photos look as if they were all taken from one place, the camera only turned, or as if they show one "
-            "flat thing: depth cannot be seen from them. Take a step to the side between photos"
+            f"no two of the {len(photos)} photos show enough of the same: {most}, and {LEAST_MATCHES} are needed. Take "
+            "photos that overlap by more than half, of things with texture, without blur"
         )
     if (matches.shared >= LEAST_MATCHES).any(axis=1).sum() < 3:
         return (
             f"only {pair} overlap ({shared[a, b]} matches), and three photos that do are needed. Add photos that show "
             "the same things from places in between"
+        )
+    if matches.flat[linked].mean() > 0.5:
+        return (
+            "the photos look as if they were all taken from one place, the camera only turned, or as if they show one "
+            "flat thing: depth cannot be seen from them. Take a step to the side between photos"
         )
     return (
         f"the photos overlap (most in {pair}, {shared[a, b]} matches), but no three of them agree on the positions of "

@@ -1,6 +1,7 @@
 """A scene folder from posed photos: photos without distortion, a COLMAP model of them, and their depth bounds.
 
 images/            the photos through a pinhole, upright, all of one size
+masks/             object masks, where the photos came with them
 sparse/0/          cameras, poses and points (COLMAP, text)
 poses_bounds.npy   the same poses with nearest and farthest depth (LLFF); written by `write_bounds`
 """
@@ -8,42 +9,41 @@ poses_bounds.npy   the same poses with nearest and farthest depth (LLFF); writte
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Sequence
+import functools
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from ipsm_jax.data.capture import Capture, PosedPhoto, rigid_inverse
+from ipsm_jax.data.capture import rigid_inverse
 from ipsm_jax.data.colmap_write import NO_POINTS, SparsePoints, write_colmap_text
-from ipsm_jax.data.images import largest_within, working
-from ipsm_jax.data.lenses import PINHOLE, Lens, undistort
+from ipsm_jax.data.images import working
+from ipsm_jax.data.lenses import undistort
 from ipsm_jax.data.llff import FILE as POSES_BOUNDS
-from ipsm_jax.data.load import scaled_intrinsics, view_names
-from ipsm_jax.data.pictures import as_array, fits, open_upright, picture_size, read_picture, resize
+from ipsm_jax.data.load import scaled_intrinsics
+from ipsm_jax.data.pictures import resize
 from ipsm_jax.data.undistort import Undistortion, plan_undistortion, undistort_image
 from ipsm_jax.sfm.mapping import Solution
-from ipsm_jax.sfm.photos import Photo
+from ipsm_jax.sfm.sources import Source, usual_size
 
 Intrinsics = tuple[float, float, float, float]
 _QUALITY = 97  # of JPEG: photos are compressed a second time, which must not show
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """One posed photo that goes into the scene: its camera, its name there, and how to read its upright pixels."""
-
-    photo: PosedPhoto
-    name: str
-    read: Callable[[], Image.Image]
-
-
-@dataclasses.dataclass(frozen=True)
 class Written:
-    """What was written: V names in their order, the positions of their sources, their cameras, the common size
-    (width, height), and notes.
+    """What was written.
+
+    Attributes:
+      names: of the V views, in their order.
+      order: (V,) positions of their sources.
+      camera_from_world: (V, 4, 4).
+      intrinsics: (V, 4) of the pinholes, at the common size.
+      size: (width, height) of all.
+      notes: sentences for the person.
     """
 
     names: tuple[str, ...]
@@ -54,136 +54,91 @@ class Written:
     notes: tuple[str, ...]
 
 
-def solved_sources(photos: Sequence[Photo], solution: Solution) -> tuple[list[Source], dict[int, str]]:
-    """Sources of the placed photos that have the shape most of them have, and a reason for each that has another.
-
-    All photos of a scene have one size: those of the same shape are resized, a portrait among landscapes cannot be.
-    """
-    placed = [photos[i] for i in solution.photos]
-    size = _usual_size(placed)
-    sources, lost = [], {}
-    for view, (index, photo) in enumerate(zip(solution.photos, placed, strict=True)):
-        if not fits((photo.width, photo.height), size):
-            lost[index] = (
-                f"its camera was found, but its shape, {photo.width}x{photo.height}, is not that of most photos, "
-                f"{size[0]}x{size[1]}, and all photos of a scene must have one; crop it, or leave it out"
-            )
-            continue
-        posed = PosedPhoto(
-            photo.file.parent,
-            photo.name,
-            solution.camera_from_world[view],
-            photo.width,
-            photo.height,
-            tuple(solution.intrinsics[view].tolist()),
-            solution.lenses[view],
-        )
-        sources.append(Source(posed, photo.name, lambda file=photo.file: open_upright(file)[0]))  # type: ignore[misc]
-    return sources, lost
-
-
-def _usual_size(photos: Sequence[Photo]) -> tuple[int, int]:
-    """The most frequent size; of several the largest."""
-    counts = Counter((photo.width, photo.height) for photo in photos)
-    return max(counts, key=lambda size: (counts[size], size))
-
-
-def capture_sources(capture: Capture) -> list[Source]:
-    """Sources of a capture that is posed already, from the largest photos it has."""
-    files, _ = largest_within(capture, 10**9)
-    sources = []
-    for photo, name, file in zip(capture.photos, view_names(capture.photos), files, strict=True):
-        lens = PINHOLE if capture.ignore_distortion else photo.lens
-        shape = (photo.width, photo.height)
-        width, height = picture_size(file)
-        if not fits((width, height), shape):
-            width, height = height, width  # `read_picture` turns it
-        posed = dataclasses.replace(
-            photo,
-            intrinsics=scaled_intrinsics(photo, width, height),
-            width=width,
-            height=height,
-            lens=lens,
-        )
-        ending = file.suffix if file.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        sources.append(
-            Source(posed, Path(name).stem + ending, lambda file=file, shape=shape: read_picture(file, shape))  # type: ignore[misc]
-        )
-    return sources
-
-
 def write_scene(folder: Path, sources: Sequence[Source], points: SparsePoints = NO_POINTS) -> Written:
-    """Write images/ and sparse/0 of V >= 1 photos.
+    """Write images/, sparse/0 and, where there are any, masks/ of V >= 1 photos.
 
     Args:
       folder: of the scene; it exists.
       sources: the photos, of one shape.
-      points: seen by them; its views are positions in `sources`, its pixels are those of the photos as they are.
+      points: seen by them; its views are positions in `sources`, its pixels are those of the whole photos as they are.
 
     Raises:
       DataError: for a photo that cannot be read any more.
     """
     order = sorted(range(len(sources)), key=lambda i: sources[i].name)
-    size = Counter((round(s.photo.width), round(s.photo.height)) for s in sources).most_common(1)[0][0]
-    images = folder / "images"
-    images.mkdir()
-    plans: dict[tuple[Intrinsics, Lens], Undistortion] = {}
+    size = usual_size([(round(s.photo.width), round(s.photo.height)) for s in sources])
     cameras = [scaled_intrinsics(source.photo, *size) for source in sources]
-    for source, camera in zip(sources, cameras, strict=True):
-        if not source.photo.lens.ideal and (camera, source.photo.lens) not in plans:
-            plans[camera, source.photo.lens] = plan_undistortion(camera, source.photo.lens, *size)
+    (folder / "images").mkdir()
+    if any(source.mask is not None for source in sources):
+        (folder / "masks").mkdir()
+    # A plan has 16 bytes per pixel: as many are kept as there are threads, though each photo may have its own camera.
+    plan_for = functools.lru_cache(maxsize=os.cpu_count())(lambda camera, lens: plan_undistortion(camera, lens, *size))
 
-    def write(i: int) -> None:
-        picture = resize(sources[i].read(), size)
-        plan = plans.get((cameras[i], sources[i].photo.lens))
-        if plan is not None:
-            picture = Image.fromarray(undistort_image(as_array(picture), plan))
-        path = images / sources[i].name
-        if path.suffix == ".png":
-            picture.save(path)
-        else:
-            picture.save(path, "JPEG", quality=_QUALITY, subsampling=0)
+    def write(i: int) -> tuple[Intrinsics, bool]:
+        source, lens = sources[i], sources[i].photo.lens
+        plan = None if lens.ideal else plan_for(cameras[i], lens)
+        _save(_straight(resize(source.picture(), size), plan), folder / "images" / source.name)
+        if source.mask is not None:
+            mask = source.mask().crop(source.box).resize(size, Image.Resampling.NEAREST)
+            _save(_straight(mask, plan), folder / "masks" / f"{Path(source.name).stem}.png")
+        return (cameras[i], True) if plan is None else (plan.intrinsics, plan.covered)
 
-    working(order, write, "writing photos")
-    straight = [
-        plans[camera, source.photo.lens].intrinsics if not source.photo.lens.ideal else camera
-        for source, camera in zip(sources, cameras, strict=True)
-    ]
-    matrices = np.stack([source.photo.camera_from_world for source in sources])
+    written = working(order, write, "writing photos")
+    intrinsics = np.array([camera for camera, _ in written])
+    matrices = np.stack([sources[i].photo.camera_from_world for i in order])
     rank = np.argsort(order)
-    moved = _straight_pixels(points, sources, np.array(straight))
+    moved = _straight_pixels(points, sources, intrinsics[rank])
     names = tuple(sources[i].name for i in order)
-    intrinsics = np.array(straight)[order]
     write_colmap_text(
-        folder / "sparse" / "0", names, matrices[order], intrinsics, size, moved._replace(views=rank[moved.views])
+        folder / "sparse" / "0", names, matrices, intrinsics, size, moved._replace(views=rank[moved.views])
     )
-    return Written(names, tuple(order), matrices[order], intrinsics, size, _notes(sources, size, plans))
+    notes = _notes(sources, size, covered=all(covered for _, covered in written))
+    return Written(names, tuple(order), matrices, intrinsics, size, notes)
 
 
-def _notes(
-    sources: Sequence[Source], size: tuple[int, int], plans: dict[tuple[Intrinsics, Lens], Undistortion]
-) -> tuple[str, ...]:
+def _straight(picture: Image.Image, plan: Undistortion | None) -> Image.Image:
+    if plan is None:
+        return picture
+    pixels = np.asarray(picture)
+    straight = undistort_image(pixels.reshape(*pixels.shape[:2], -1), plan)
+    return Image.fromarray(straight.reshape(pixels.shape))
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    if path.suffix == ".png":
+        picture.save(path)
+    else:
+        picture.save(path, "JPEG", quality=_QUALITY, subsampling=0)
+
+
+def _notes(sources: Sequence[Source], size: tuple[int, int], *, covered: bool) -> tuple[str, ...]:
     notes = []
-    resized = sum((round(s.photo.width), round(s.photo.height)) != size for s in sources)
+    resized = sum(not s.cropped and s.whole != size for s in sources)
     if resized:
         notes.append(f"{resized} photos of other sizes were resized to {size[0]}x{size[1]}")
     bent = sum(not s.photo.lens.ideal for s in sources)
     if bent:
         notes.append(f"{bent} photos were undistorted")
-    if not all(plan.covered for plan in plans.values()):
+    if not covered:
         notes.append("the lens does not cover the corners of the undistorted photos; they are black there")
+    masks = sum(s.mask is not None for s in sources)
+    if masks:
+        notes.append(f"{masks} object masks are kept in masks/")
     return tuple(notes)
 
 
 def _straight_pixels(points: SparsePoints, sources: Sequence[Source], straight: np.ndarray) -> SparsePoints:
-    """The same observations in pixels of the undistorted photos."""
+    """The same observations in pixels of the undistorted photos, without those in parts that were cropped away."""
     pixels = points.pixels.astype(np.float64, copy=True)
+    seen = np.ones(len(pixels), bool)
     for view, source in enumerate(sources):
         mine = points.views == view
+        left, top, right, bottom = source.box
+        seen[mine] = ((pixels[mine] >= (left, top)) & (pixels[mine] <= (right, bottom))).all(axis=1)
         fx, fy, cx, cy = source.photo.intrinsics
-        rays = undistort(source.photo.lens, (pixels[mine] - (cx, cy)) / (fx, fy))
+        rays = undistort(source.photo.lens, (pixels[mine] - (left + cx, top + cy)) / (fx, fy))
         pixels[mine] = rays * straight[view, :2] + straight[view, 2:]
-    return points._replace(pixels=pixels)
+    return _seen_twice(points._replace(pixels=pixels), seen)
 
 
 def kept_points(solution: Solution, lost: dict[int, str]) -> SparsePoints:
@@ -191,14 +146,22 @@ def kept_points(solution: Solution, lost: dict[int, str]) -> SparsePoints:
     kept = [view for view, index in enumerate(solution.photos) if index not in lost]
     position = np.full(len(solution.photos), -1)
     position[kept] = np.arange(len(kept))
-    positions, colors, errors, views, points, pixels = solution.points
-    seen = position[views] >= 0
-    counts = np.bincount(points[seen], minlength=len(positions))
-    good = counts >= 2
-    seen &= good[points]
+    points = solution.points._replace(views=position[solution.points.views])
+    return _seen_twice(points, points.views >= 0)
+
+
+def _seen_twice(points: SparsePoints, seen: np.ndarray) -> SparsePoints:
+    """Of the T observations those that are `seen`, (T,) bool, and of the points those that two of these belong to."""
+    good = np.bincount(points.points[seen], minlength=len(points.positions)) >= 2
+    seen = seen & good[points.points]
     number = np.cumsum(good) - 1
     return SparsePoints(
-        positions[good], colors[good], errors[good], position[views[seen]], number[points[seen]], pixels[seen]
+        points.positions[good],
+        points.colors[good],
+        points.errors[good],
+        points.views[seen],
+        number[points.points[seen]],
+        points.pixels[seen],
     )
 
 

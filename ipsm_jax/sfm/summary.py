@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from PIL import Image
 
 from ipsm_jax.data.capture import Capture
 from ipsm_jax.data.scene import PointCloud
-from ipsm_jax.sfm.photos import Photos, work_file
+from ipsm_jax.sfm.photos import Photos, open_copy, work_file
 from ipsm_jax.sfm.scene_folder import Written
 from ipsm_jax.sfm.solve import Solved
+from ipsm_jax.sfm.sources import Sources
 
 THUMBNAIL = 320  # pixels of the longer side
 
@@ -33,6 +35,7 @@ class Outcome:
 
     Attributes:
       title: what the photos are called.
+      posed: whether they came with poses.
       written: the views.
       bounds: (V, 2) nearest and farthest depth in the views' order, where the source came with them.
       points: the sparse points of all photos, or None.
@@ -42,6 +45,7 @@ class Outcome:
     """
 
     title: str
+    posed: bool
     written: Written
     bounds: np.ndarray | None
     points: PointCloud | None
@@ -50,19 +54,35 @@ class Outcome:
     facts: dict[str, Any]
 
 
-def posed_outcome(capture: Capture, layout: str, written: Written) -> Outcome:
-    """Of photos that came with poses."""
-    bounds = None if capture.bounds is None else capture.bounds[list(written.order)]
+def posed_outcome(
+    capture: Capture, layout: str, sources: Sources, numbers: Sequence[int], written: Written, notes: Sequence[str]
+) -> Outcome:
+    """Of photos that came with poses.
+
+    Args:
+      capture: all of them.
+      layout: what it was read from.
+      sources: those that fit into the scene, and reasons for the others.
+      numbers: which photo of the capture each source is.
+      written: the views.
+      notes: about what was kept beside them.
+    """
+    order = [numbers[i] for i in written.order]
+    bounds = None if capture.bounds is None else capture.bounds[order]
     sentences = (
         f"The cameras are those that came with the photos ({layout}); structure from motion was skipped.",
         *capture.notes,
+        *sources.notes,
         *written.notes,
+        *notes,
     )
-    return Outcome(capture.path.resolve().name, written, bounds, None, sentences, (), {"photos": len(written.names)})
+    left_out = tuple(LeftOut(capture.photos[i].name, reason, None) for i, reason in sorted(sources.lost.items()))
+    facts = {"photos found": len(capture.photos), "views of the scene": len(written.names)}
+    return Outcome(capture.path.resolve().name, True, written, bounds, None, sentences, left_out, facts)
 
 
 def solved_outcome(
-    source: Path, photos: Photos, solved: Solved, lost: dict[int, str], written: Written, work: Path
+    source: Path, photos: Photos, solved: Solved, sources: Sources, written: Written, work: Path
 ) -> Outcome:
     """Of photos whose cameras were found.
 
@@ -70,15 +90,18 @@ def solved_outcome(
       source: the folder or video.
       photos: all that was looked at.
       solved: cameras, and who has none.
-      lost: reasons for photos that have a camera but do not fit into the scene.
+      sources: those that fit into the scene, and reasons for the others.
       written: the views.
       work: folder of the small copies.
     """
     solution = solved.solution
     points = solution.points
-    reasons = {**solved.not_placed, **lost}
+    reasons = {**solved.not_placed, **sources.lost}
     left_out = [LeftOut(name, reason, None) for name, reason in photos.unusable.items()]
-    left_out += [LeftOut(photos.photos[i].name, reasons[i], thumbnail(work_file(work, i))) for i in sorted(reasons)]
+    left_out += [
+        LeftOut(photos.photos[i].name, reasons[i], thumbnail(open_copy(photos.photos[i], work_file(work, i))))
+        for i in sorted(reasons)
+    ]
     total = len(photos.photos) + len(photos.unusable)
     copies = max(max(photo.work_width, photo.work_height) for photo in photos.photos)
     error = solution.reprojection_error
@@ -91,6 +114,7 @@ def solved_outcome(
         "Cameras and sparse points (sparse/0) were found from all photos together, those that test later included; "
         "depth bounds, depth maps and the points that training starts from come from the training views alone.",
         *photos.notes,
+        *sources.notes,
         *written.notes,
     )
     focal = np.median(written.intrinsics[:, 0])
@@ -109,11 +133,10 @@ def solved_outcome(
         "cameras": len({photos.photos[i].camera for i in solution.photos}),
     }
     cloud = PointCloud(points.positions.astype(np.float32), points.colors.astype(np.float32) / 255)
-    return Outcome(source.resolve().stem, written, None, cloud, sentences, tuple(left_out), facts)
+    return Outcome(source.resolve().stem, False, written, None, cloud, sentences, tuple(left_out), facts)
 
 
-def thumbnail(file: Path) -> np.ndarray:
-    """(H, W, 3) uint8 small copy of a picture."""
-    with Image.open(file) as image:
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        return np.asarray(image.convert("RGB"))
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of the picture, which is made small."""
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(image.convert("RGB"))

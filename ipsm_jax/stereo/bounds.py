@@ -12,6 +12,11 @@ from ipsm_jax.stereo.options import StereoError
 
 _PERCENTILES = (1.0, 99.0)  # of the depths of the points in a view; the outermost ones are mostly wrong matches
 _LEAST = 10  # points that a view's own bounds are made from
+_DOUBT = 10.0
+"""Bounds of n points are widened by w = 1 + 10 / sqrt(n): nearest depth / w, farthest depth x w^2, since what is far is
+seen least. Few points miss what has no texture, and that is often what stands in front: of the 60 views of 20 triples
+of fern, fountain and fox, 229 to 962 points each, the plain percentiles cut off the nearest depth in 16 and the
+farthest in 27; widened ones in 0 and 7."""
 
 
 def scene_bounds(scene: Scene) -> Float[np.ndarray, "v 2"]:
@@ -36,10 +41,8 @@ def scene_bounds(scene: Scene) -> Float[np.ndarray, "v 2"]:
 def point_bounds(cameras: Camera, points: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "v 2"]:
     """(V, 2) float32 bounds from the 1st and 99th percentile of the depths of the points inside each picture.
 
-    Some of the picture lies nearer than the nearest of few points, so n points widen their bounds by a share of
-    1 / sqrt(n) on either side: a third for 10 of them, a hundredth for 10 000. On the built-in scene, bounds from 15
-    points would else leave out 7 % of the pixels on average, from 60 points 2 %. A view with fewer than 10 points gets
-    the widest bounds of all others.
+    They are wider the fewer these points are (`_DOUBT`). A view with fewer than 10 points gets the widest bounds of all
+    others.
 
     Raises:
       StereoError: if no view has as many.
@@ -56,8 +59,8 @@ def point_bounds(cameras: Camera, points: Float[np.ndarray, "p 3"]) -> Float[np.
         counts.append(int(inside.sum()))
         if counts[-1] >= _LEAST:
             near, far = np.percentile(z[inside], _PERCENTILES)
-            wider = 1 / np.sqrt(counts[-1])
-            bounds[i] = (1 - wider) * near, (1 + wider) * far
+            wider = 1 + _DOUBT / np.sqrt(counts[-1])
+            bounds[i] = near / wider, max(far, near * (1 + 1e-3)) * wider**2
     known = np.isfinite(bounds[:, 0])
     if not known.any():
         raise StereoError(

@@ -78,7 +78,7 @@ def depth_warnings(scene: Scene, depths: StereoDepths) -> tuple[str, ...]:
             "it shows another place, or too little of this one. Dense stereo goes without it, training does not: "
             "correct the pose, or take the photo out of the scene."
         )
-    brightness = relative_brightness(training_cameras(scene), scene.images[list(scene.train)], depths)
+    brightness = relative_brightness(scene.train_cameras, scene.train_images, depths)
     if (ratio := brightness.max() / brightness.min()) > _BRIGHTER:
         sentences.append(
             f"Warning: {names[brightness.argmax()]} shows the same surfaces {ratio:.2f} times as bright as "

@@ -7,7 +7,7 @@ from PIL import ExifTags, Image, ImageFilter, ImageOps
 
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.reporting.video import write_video
-from ipsm_jax.sfm.photos import focal_pixels, read_photos, work_file
+from ipsm_jax.sfm.photos import focal_pixels, open_copy, read_photos, work_file
 from ipsm_jax.sfm.progress import silent
 from ipsm_jax.sfm.video import extract_frames, is_video, sharpness
 
@@ -46,7 +46,7 @@ def test_every_kind_of_picture_becomes_upright_rgb(folder):
     copies = [iio.imread(work_file(folder.parent / "work", i)) for i in range(7)]
     assert {copy.shape[2:] for copy in copies} == {(3,)}
     np.testing.assert_array_equal(copies[3], np.round(np.asarray(grey16) / 257)[..., None] * np.ones(3))
-    np.testing.assert_array_equal(copies[6], upright)
+    np.testing.assert_array_equal(open_copy(found.photos[6], work_file(folder.parent / "work", 6)), upright)
     assert (found.photos[6].width, found.photos[6].height) == (40, 60)
     assert np.abs(np.asarray(copies[5], float) - np.asarray(noise(5), float) * 128 / 255).max() <= 1
 
@@ -56,11 +56,15 @@ def test_unusable_files_are_named_with_a_reason(folder):
     (folder / "broken.jpg").write_bytes((folder / "0.png").read_bytes()[:200])
     (folder / "text.jpg").write_text("no picture")
     (folder / "phone.HEIC").write_bytes(b"")
+    noise(2, 8, 6).save(folder / "icon.png")
+    noise(2, 3000, 50).save(folder / "strip.png")
     found = read(folder)
     assert [photo.name for photo in found.photos] == ["0.png", "1.png", "2.png"]
     assert found.unusable["again.png"] == "it is the same picture as 1.png"
     assert "damaged or cut short" in found.unusable["broken.jpg"]
     assert "not a picture" in found.unusable["text.jpg"]
+    assert found.unusable["icon.png"] == "with 8x6 pixels it is too small, or too narrow, to find anything in"
+    assert "3000x50 pixels" in found.unusable["strip.png"]
     assert "phone.HEIC" in found.notes[0] and "JPEG" in found.notes[0]
 
 
@@ -72,9 +76,23 @@ def test_names_are_flat_and_unique_without_their_ending(folder):
     assert sorted(names) == ["0_jpg.jpg", "0_png.png", "1.png", "2.png", "left__0.png"]
 
 
+def test_folders_of_smaller_copies_are_left_aside(tmp_path):
+    for top in ("images_2", "images_8", "left", "left_9"):
+        (tmp_path / "photos" / top).mkdir(parents=True)
+        for i in range(2):
+            noise(i + 10 * (top < "j")).save(tmp_path / "photos" / top / f"{i}.png")
+    (tmp_path / "work").mkdir()
+    found = read(tmp_path / "photos")
+    assert [photo.name for photo in found.photos] == [f"{top}__{i}.png" for top in ("images_2", "left") for i in (0, 1)]
+    assert found.notes == (
+        "images_8/ is taken to hold smaller copies of images_2/ and is left aside",
+        "left_9/ is taken to hold smaller copies of left/ and is left aside",
+    )
+
+
 def test_copies_are_reduced_and_sizes_kept(folder):
-    found = read(folder, long_side=30)
-    assert {(p.width, p.height, p.work_width, p.work_height) for p in found.photos} == {(60, 40, 30, 20)}
+    found = read(folder, long_side=48)
+    assert {(p.width, p.height, p.work_width, p.work_height) for p in found.photos} == {(60, 40, 48, 32)}
 
 
 @pytest.mark.parametrize(
@@ -126,6 +144,17 @@ def test_exif_tells_cameras_apart(folder):
     noise(9).save(folder / "9.png", exif=exif)
     cameras = [photo.camera for photo in read(folder).photos]
     assert len(set(cameras[:3])) == 1 and cameras[3] == "Phone 60x40"
+
+
+def test_portraits_of_a_camera_that_took_landscapes_lie_on_their_side(folder):
+    noise(9, 40, 60).save(folder / "9.png")
+    found = read(folder).photos
+    assert len({photo.camera for photo in found}) == 1
+    assert [photo.turned for photo in found] == [False, False, False, True]
+    assert (found[3].width, found[3].height, found[3].work_width, found[3].work_height) == (40, 60, 60, 40)
+    copy = work_file(folder.parent / "work", 3)
+    np.testing.assert_array_equal(iio.imread(copy), np.rot90(np.asarray(noise(9, 40, 60))))
+    np.testing.assert_array_equal(open_copy(found[3], copy), noise(9, 40, 60))
 
 
 def test_sharpest_frame_of_each_interval_of_a_video(tmp_path):

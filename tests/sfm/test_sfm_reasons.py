@@ -30,7 +30,7 @@ def matches(pairs, features=None, turned=()):
     counts = np.full(COUNT, 3000)
     for i, count in (features or {}).items():
         counts[i] = count
-    return Matches(counts, shared, flat)
+    return Matches(counts, shared, flat, np.where(shared > 0, 0.1, np.inf))
 
 
 def test_each_photo_that_was_not_placed_has_its_own_reason(photos):
@@ -54,8 +54,9 @@ def test_a_pair_that_no_placed_photo_overlaps(photos):
     ("pairs", "turned", "message"),
     [
         ([(0, 1, 9)], (), "no two of the 8 photos show enough of the same: the most alike, 0.jpg and 1.jpg, share 9"),
+        ([], (), "no two of the 8 photos show enough of the same: none share any matches, and 15 are needed"),
         ([(0, 1, 200), (1, 2, 150)], ((0, 1), (1, 2)), "taken from one place"),
-        ([(0, 1, 200)], (), "only 0.jpg and 1.jpg overlap"),
+        ([(0, 1, 200)], ((0, 1),), "only 0.jpg and 1.jpg overlap"),
         ([(0, 1, 200), (1, 2, 150)], (), "no three of them agree"),
     ],
 )

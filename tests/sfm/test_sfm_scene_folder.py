@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from textured_corner import poses as arc
+from white_balls import HEIGHT, INTRINSICS, LENS, WIDTH, blob_photo, spots
 
 from ipsm_jax.data.capture import Capture, PosedPhoto, rigid_inverse
 from ipsm_jax.data.colmap import read_model, read_points
@@ -13,31 +14,14 @@ from ipsm_jax.data.llff import read_llff
 from ipsm_jax.data.load import load_scene
 from ipsm_jax.sfm.mapping import Solution
 from ipsm_jax.sfm.photos import Photo
-from ipsm_jax.sfm.scene_folder import capture_sources, kept_points, solved_sources, write_bounds, write_scene
+from ipsm_jax.sfm.scene_folder import kept_points, write_bounds, write_scene
+from ipsm_jax.sfm.sources import capture_sources, solved_sources
 from ipsm_jax.sfm.world import MEDIAN_DEPTH, level, upright_axes
-
-WIDTH, HEIGHT = 96, 72
-INTRINSICS = (100.0, 100.0, 48.0, 36.0)
-LENS = make_lens((-0.1,))
-
-
-def spots(matrix, positions, lens, intrinsics=INTRINSICS):
-    """(P, 2) pixels of world points."""
-    camera = positions @ matrix[:3, :3].T + matrix[:3, 3]
-    rays = distort(lens, camera[:, :2] / camera[:, 2:])
-    return rays * intrinsics[:2] + intrinsics[2:]
-
-
-def blob_photo(pixels):
-    """White spots at the pixels, on black."""
-    v, u = np.mgrid[:HEIGHT, :WIDTH] + 0.5
-    picture = sum(np.exp(-((u - x) ** 2 + (v - y) ** 2) / 4.5) for x, y in pixels)
-    return Image.fromarray(np.repeat(np.clip(255 * picture, 0, 255).astype(np.uint8)[..., None], 3, axis=2))
 
 
 @pytest.fixture
 def solved(tmp_path):
-    """Four photos of six white balls; the second, third and last share a size, the first lies in portrait."""
+    """Four photos of six white balls; the second, third and last share a size, the first is a narrow strip."""
     matrices = arc(4)
     rng = np.random.default_rng(1)
     positions = np.stack([rng.uniform(-1.8, 0.3, 6), rng.uniform(-0.9, 0.9, 6), rng.uniform(4, 6, 6)], axis=1)
@@ -48,7 +32,7 @@ def solved(tmp_path):
         file = tmp_path / f"{i}.png"
         blob_photo(seen).save(file)
         photos.append(Photo(file, f"{3 - i}.png", WIDTH, HEIGHT, None, "", WIDTH, HEIGHT))
-    photos[0] = photos[0]._replace(width=HEIGHT, height=WIDTH)
+    photos[0] = photos[0]._replace(width=8)
     solution = Solution(
         (0, 1, 2, 3), matrices, np.tile(INTRINSICS, (4, 1)), (LENS,) * 4,
         SparsePoints(
@@ -61,8 +45,8 @@ def solved(tmp_path):
 
 def test_scene_shows_the_world_through_a_pinhole(solved, tmp_path):
     photos, solution = solved
-    sources, lost = solved_sources(photos, solution)
-    assert list(lost) == [0] and "72x96" in lost[0] and "96x72" in lost[0]
+    sources, lost, _ = solved_sources(photos, solution)
+    assert list(lost) == [0] and "of its 8x72 pixels only 8%" in lost[0] and "96x72" in lost[0]
     folder = tmp_path / "scene"
     folder.mkdir()
     written = write_scene(folder, sources, kept_points(solution, lost))
@@ -92,7 +76,7 @@ def test_scene_shows_the_world_through_a_pinhole(solved, tmp_path):
 
 def test_observations_are_where_the_undistorted_photos_show_the_points(solved, tmp_path):
     photos, solution = solved
-    sources, lost = solved_sources(photos, solution)
+    sources, lost, _ = solved_sources(photos, solution)
     folder = tmp_path / "scene"
     folder.mkdir()
     written = write_scene(folder, sources, kept_points(solution, lost))
@@ -127,7 +111,7 @@ def test_capture_with_poses_keeps_its_cameras(tmp_path):
         photos.append(PosedPhoto(tmp_path / "images", f"{i}.png", matrix, WIDTH, HEIGHT, INTRINSICS, LENS))
     capture = Capture(tmp_path, "llff", tuple(photos), ignore_distortion=True)
     (tmp_path / "out").mkdir()
-    written = write_scene(tmp_path / "out", capture_sources(capture))
+    written = write_scene(tmp_path / "out", capture_sources(capture).kept)
     assert written.size == (WIDTH // 2, HEIGHT // 2)
     np.testing.assert_allclose(written.intrinsics, np.tile(np.array(INTRINSICS) / 2, (3, 1)))
     np.testing.assert_allclose(written.camera_from_world, matrices)

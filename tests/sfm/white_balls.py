@@ -1,0 +1,24 @@
+"""A world of white balls on black, whose places in photos are known to a fraction of a pixel."""
+
+import numpy as np
+from PIL import Image
+
+from ipsm_jax.data.lenses import distort, make_lens
+
+WIDTH, HEIGHT = 96, 72
+INTRINSICS = (100.0, 100.0, 48.0, 36.0)
+LENS = make_lens((-0.1,))
+
+
+def spots(matrix, positions, lens, intrinsics=INTRINSICS):
+    """(P, 2) pixels of world points."""
+    camera = positions @ matrix[:3, :3].T + matrix[:3, 3]
+    rays = distort(lens, camera[:, :2] / camera[:, 2:])
+    return rays * intrinsics[:2] + intrinsics[2:]
+
+
+def blob_photo(pixels, width=WIDTH, height=HEIGHT):
+    """White spots at the pixels, on black."""
+    v, u = np.mgrid[:height, :width] + 0.5
+    picture = sum(np.exp(-((u - x) ** 2 + (v - y) ** 2) / 4.5) for x, y in pixels)
+    return Image.fromarray(np.repeat(np.clip(255 * picture, 0, 255).astype(np.uint8)[..., None], 3, axis=2))

@@ -8,8 +8,12 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 
 def cache_root() -> Path:
@@ -25,6 +29,18 @@ def digest(parts: Iterable[bytes | str | int | float]) -> str:
         data = part if isinstance(part, bytes) else repr(part).encode()
         total.update(len(data).to_bytes(8, "little") + data)
     return total.hexdigest()[:20]
+
+
+def read_arrays(file: Path, names: Sequence[str]) -> tuple[np.ndarray, ...] | None:
+    """The named arrays of an .npz file of the cache; None if it is not there, or damaged, or of another kind."""
+    if not file.is_file():
+        return None
+    try:
+        # np.load would leave a damaged file open if it had opened it.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            return tuple(stored[name] for name in names)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def writable(folder: Path) -> bool:

@@ -48,12 +48,17 @@ def write_colmap_text(
 
     Args:
       folder: for instance ``scene/sparse/0``.
-      names: V image names.
+      names: V image names, without spaces.
       camera_from_world: OpenCV axes.
       intrinsics: fx, fy, cx, cy in pixels; views with equal ones share a camera.
       size: (width, height) of all images.
       points: seen by them; there may be none.
+
+    Raises:
+      ValueError: for a name that is empty or has a space in it.
     """
+    if any(name.split() != [name] for name in names):
+        raise ValueError("names with spaces cannot be told from what follows them in COLMAP's text files")
     folder.mkdir(parents=True, exist_ok=True)
     keys = [tuple(float(number) for number in row) for row in intrinsics]
     cameras = {key: i + 1 for i, key in enumerate(dict.fromkeys(keys))}

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ipsm_jax.data.cache import cache_root, digest
+from ipsm_jax.data.cache import cache_root, digest, read_arrays
 from ipsm_jax.data.capture import Capture
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.images import largest_within
@@ -84,9 +84,8 @@ def triangulate_scene(scene: Scene, *, cache: bool = True) -> Triangulation:
     parts = [images.tobytes(), repr(images.shape), cameras.camera_from_world.tobytes(), cameras.intrinsics.tobytes()]
     key = digest([*parts, _CACHE_VERSION, pycolmap.__version__])
     file = cache_root() / "triangulated" / f"{key}.npz"
-    if cache and file.is_file():
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(file, allow_pickle=False) as stored:
-            return Triangulation(PointCloud(stored["positions"], stored["colors"]), stored["seen"])
+    if cache and (stored := read_arrays(file, ("positions", "colors", "seen"))) is not None:
+        return Triangulation(PointCloud(stored[0], stored[1]), stored[2])
     result = triangulate(images, cameras)
     if cache:
         with atomic_write(file) as temporary:

@@ -84,15 +84,17 @@ def place_cameras(
 ) -> Mapping:
     """Poses, intrinsics and points of as many of the `wanted` photos (indices) as fit together.
 
-    Many photos are tried with COLMAP's own thresholds first, few ones with relaxed ones at once.
+    Many photos are tried with COLMAP's own thresholds first, and where these place less than half of them, with relaxed
+    ones too; few ones with relaxed ones at once.
     """
+    models: list[Any] = []
     for relaxed in (True,) if len(wanted) <= FEW else (False, True):
         options = mapper_options(pycolmap, relaxed=relaxed)
         options.image_names = [work_file(work, i).name for i in wanted]
-        models = _map(pycolmap, database, work, options, len(wanted), report)
-        if models:
+        models += _map(pycolmap, database, work, options, len(wanted), report)
+        if 2 * max((model.num_reg_images() for model in models), default=0) >= len(wanted):
             break
-    else:
+    if not models:
         return Mapping(None, ())
     # The most photos; of equally many, the most points; then the first.
     models.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))

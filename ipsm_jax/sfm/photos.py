@@ -174,12 +174,20 @@ def _others(folder: Path) -> tuple[str, ...]:
 
 
 def _scene_names(files: tuple[str, ...]) -> list[str]:
-    """Flat names, unique without their ending; photos that are not JPEG are written as PNG."""
-    flat = [PurePosixPath(file.replace("/", "__")) for file in files]
+    """Flat names without spaces, at which COLMAP's text files are split, unique without their ending; photos that are
+    not JPEG are written as PNG.
+    """
+    flat = [PurePosixPath(re.sub(r"\s", "_", file.replace("/", "__"))) for file in files]
     stems = [path.stem for path in flat]
-    names = []
+    names, taken = [], set(stems)
     for path in flat:
-        stem = path.stem if stems.count(path.stem) == 1 else path.name.replace(".", "_")
+        stem = path.stem
+        if stems.count(stem) > 1:
+            plain = stem = path.name.replace(".", "_")
+            number = 2
+            while stem in taken:
+                stem, number = f"{plain}_{number}", number + 1
+            taken.add(stem)
         names.append(stem + (path.suffix if path.suffix.lower() in _JPEG else ".png"))
     return names
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,8 +121,9 @@ def capture_sources(capture: Capture) -> Sources:
             height=height,
             lens=PINHOLE if capture.ignore_distortion else photo.lens,
         )
+        stem = re.sub(r"\s", "_", Path(name).stem)  # COLMAP's text files are split at spaces
         ending = file.suffix if file.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        source = _whole(posed, Path(name).stem + ending, functools.partial(read_picture, file, shape))
+        source = _whole(posed, stem + ending, functools.partial(read_picture, file, shape))
         if masks is not None:
             mask = functools.partial(_mask, masks[i], source.whole)
             source = dataclasses.replace(source, mask=mask)

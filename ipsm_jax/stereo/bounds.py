@@ -19,7 +19,7 @@ of fern, fountain and fox, 229 to 962 points each, the plain percentiles cut off
 farthest in 27; widened ones in 0 and 7."""
 
 
-def scene_bounds(scene: Scene) -> Float[np.ndarray, "v 2"]:
+def scene_bounds(scene: Scene, *, cache: bool = True) -> Float[np.ndarray, "v 2"]:
     """Nearest and farthest depth of each training view: the scene's, else from points triangulated from these views.
 
     Raises:
@@ -29,7 +29,7 @@ def scene_bounds(scene: Scene) -> Float[np.ndarray, "v 2"]:
     views = list(scene.train)
     if scene.bounds is not None:
         return scene.bounds[views]
-    points = triangulated_points(scene).positions
+    points = triangulated_points(scene, cache=cache).positions
     try:
         return point_bounds(scene.cameras[np.array(views)], points)
     except StereoError as error:

@@ -6,12 +6,11 @@ bounds and settings.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 
 import numpy as np
 
-from ipsm_jax.data.cache import cache_root, digest
+from ipsm_jax.data.cache import cache_root, digest, read_arrays
 from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.scene import PointCloud, Scene
 from ipsm_jax.data.triangulate import MissingPycolmapError, triangulated_points
@@ -32,6 +31,7 @@ _BRIGHTER = 1.25
 """Ratio of brightness between two training views from which on there is a warning."""
 _CACHE_VERSION = 2
 _GROWTH = 1.15  # of voxels, until the points are few enough
+_MOST_GROWTH = 40  # times, to 268 times the size; points on either side of the origin never share a voxel
 
 
 def scene_depths(
@@ -47,14 +47,12 @@ def scene_depths(
         raise StereoError(f"dense stereo needs two training views, the scene {scene.name} has {len(scene.train)}")
     options = StereoOptions() if options is None else options
     cameras, images = scene.train_cameras, scene.train_images
-    bounds = np.asarray(scene_bounds(scene), np.float32)
+    bounds = np.asarray(scene_bounds(scene, cache=cache), np.float32)
     arrays = (images, np.asarray(cameras.camera_from_world), np.asarray(cameras.intrinsics), bounds)
     parts = [part for array in arrays for part in (array.tobytes(), repr(array.shape))]
     file = cache_root() / "stereo" / f"{digest([*parts, repr(dataclasses.asdict(options)), _CACHE_VERSION])}.npz"
-    if cache and file.is_file():
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(file, allow_pickle=False) as stored:
-            strangers = tuple(int(view) for view in stored["strangers"])
-            return StereoDepths(stored["depth"], stored["confident"], strangers)
+    if cache and (stored := read_arrays(file, ("depth", "confident", "strangers"))) is not None:
+        return StereoDepths(stored[0], stored[1], tuple(int(view) for view in stored[2]))
     depths = stereo_depths(cameras, images, bounds, options, progress)
     if cache:
         with atomic_write(file) as temporary:
@@ -96,7 +94,7 @@ def stereo_points(
     Args:
       scene: its training views are used.
       progress: of `stereo_depths`.
-      most: how many fused points there may be; never more than one per 20 training pixels.
+      most: how many points there may be; of fused ones never more than one per 20 training pixels.
       cache: keep depth maps and triangulated points for the next time.
 
     Raises:
@@ -114,9 +112,12 @@ def stereo_points(
             f"dense stereo of the {len(images)} training views of {scene.name} gave only {found} points that two of "
             f"them agree on (needed: {LEAST}): too little texture or overlap"
         )
-    while len(points.positions) > limit:
+    for _ in range(_MOST_GROWTH):
+        if len(points.positions) <= limit:
+            break
         voxel *= _GROWTH
         points = fuse_points(cameras, images, depths, voxel=voxel)
+    points = _at_most(points, limit)
     names = ", ".join(scene.names[view] for view in scene.train)
     warnings = "".join(f"\n{sentence}" for sentence in depth_warnings(scene, depths))
     report = (
@@ -129,7 +130,19 @@ def stereo_points(
         return points, f"{report}; no triangulated points elsewhere: {error}.{warnings}"
     elsewhere = ~seen_by_stereo(cameras, depths, sparse.positions)
     joined = (np.concatenate([a, b[elsewhere]]).astype(np.float32) for a, b in zip(points, sparse, strict=True))
-    return PointCloud(*joined), f"{report}, and {int(elsewhere.sum())} triangulated ones elsewhere.{warnings}"
+    cloud = PointCloud(*joined)
+    return (
+        cloud if most is None else _at_most(cloud, most),
+        f"{report}, and {int(elsewhere.sum())} triangulated ones elsewhere.{warnings}",
+    )
+
+
+def _at_most(points: PointCloud, count: int) -> PointCloud:
+    """The points, or so many of them, drawn in the same way each time."""
+    if len(points.positions) <= count:
+        return points
+    kept = np.sort(np.random.default_rng(0).permutation(len(points.positions))[:count])
+    return PointCloud(points.positions[kept], points.colors[kept])
 
 
 def seen_by_stereo(cameras: Camera, depths: StereoDepths, positions: np.ndarray) -> np.ndarray:

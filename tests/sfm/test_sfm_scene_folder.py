@@ -13,7 +13,7 @@ from ipsm_jax.data.lenses import PINHOLE, distort, make_lens, undistort
 from ipsm_jax.data.llff import read_llff
 from ipsm_jax.data.load import load_scene
 from ipsm_jax.sfm.mapping import Solution
-from ipsm_jax.sfm.photos import Photo
+from ipsm_jax.sfm.photos import Photo, _scene_names
 from ipsm_jax.sfm.scene_folder import kept_points, write_bounds, write_scene
 from ipsm_jax.sfm.sources import capture_sources, solved_sources
 from ipsm_jax.sfm.world import MEDIAN_DEPTH, level, upright_axes
@@ -152,3 +152,18 @@ def test_no_points_make_empty_files_that_read_back(tmp_path):
     write_colmap_text(tmp_path, ["a.png"], np.eye(4)[None], np.array([[10.0, 10, 5, 5]]), (10, 10), NO_POINTS)
     assert [image.name for image in read_model(tmp_path).images] == ["a.png"]
     assert not len(read_points(tmp_path).positions)
+
+
+def test_scene_names_are_unique_and_can_be_told_apart_in_a_text_file():
+    files = ("a/b.jpg", "a__b.jpg", "IMG 1.jpg", "IMG_1.png", "c.jpg", "c.png", "c_jpg.png")
+    names = _scene_names(files)
+    stems = [name.rsplit(".", 1)[0] for name in names]
+    assert len(set(stems)) == len(files)
+    assert all(name.split() == [name] and "/" not in name for name in names)
+    assert _scene_names(("x.jpg", "y.JPG", "z.webp")) == ["x.jpg", "y.JPG", "z.png"]
+
+
+def test_names_with_spaces_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="names with spaces"):
+        write_colmap_text(tmp_path / "sparse", ["IMG 1.jpg"], np.eye(4)[None], np.ones((1, 4)), (8, 6))
+    assert not (tmp_path / "sparse").exists()

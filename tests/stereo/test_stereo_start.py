@@ -121,3 +121,22 @@ def test_what_stereo_has_seen_equals_looking_at_each_point(scene):
         expected.append(seen)
     assert np.array_equal(start.seen_by_stereo(cameras, depths, points), expected)
     assert 10 < sum(expected) < 390
+
+
+def test_a_limit_is_kept_however_small_it_is(scene, sparse):
+    for most in (4, 40):
+        points, _ = stereo_points(scene, most=most)
+        again, _ = stereo_points(scene, most=most)
+        assert len(points.positions) == len(points.colors) == most
+        assert np.array_equal(points.positions, again.positions)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"PK\x03\x04" + data[4:60], bytes]
+)
+def test_a_damaged_file_of_the_cache_is_made_anew(scene, damage, monkeypatch, tmp_path):
+    monkeypatch.setenv("IPSM_JAX_CACHE", str(tmp_path))
+    first = scene_depths(scene)
+    (file,) = (tmp_path / "stereo").glob("*.npz")
+    file.write_bytes(damage(file.read_bytes()))
+    assert np.array_equal(scene_depths(scene).depth, first.depth)

@@ -113,7 +113,7 @@ def test_a_scene_without_bounds_takes_those_of_its_triangulated_points(monkeypat
     scene = Scene("place", Path("place"), cameras, images, ("a", "b", "c"), (0, 2), (1,))
     asked = []
     cloud = PointCloud(points.astype(np.float32), np.zeros((300, 3), np.float32))
-    monkeypatch.setattr(bounds, "triangulated_points", lambda scene: asked.append(scene) or cloud)
+    monkeypatch.setattr(bounds, "triangulated_points", lambda scene, cache: asked.append(scene) or cloud)
     found = scene_bounds(scene)
     assert found.shape == (2, 2) and len(asked) == 1
     np.testing.assert_array_equal(found[0], bounds.point_bounds(cameras, points)[0])

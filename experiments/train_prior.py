@@ -99,7 +99,7 @@ def main() -> None:
                 keep(state, sheet)
                 last_kept = line_time = time.perf_counter()
                 line_step, last_sheet = step, last_kept if sheet else last_sheet
-    keep(state, sheet=True)
+    keep(state, sheet=not stop)  # whoever stops it will not wait for pictures
     print(f"stopped at step {int(state.step)}; go on with the same command", flush=True)
 
 

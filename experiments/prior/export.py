@@ -28,7 +28,10 @@ SCHEDULER = {
 def export(
     folder: Path, unet_json: dict[str, Any], params: dict[str, Array], config: PatchConfig, vae: dict[str, Any]
 ) -> None:
-    """Write network (float16), autoencoder (float32) and schedule; each file appears whole."""
+    """Write network (float16), autoencoder (float32) and schedule; each file appears whole.
+
+    Arrays are made contiguous: the format writes memory as it lies.
+    """
     _write_json(folder / "unet" / "config.json", unet_json)
     _write_json(folder / "vae" / "config.json", config.to_json())
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
@@ -37,7 +40,9 @@ def export(
     if broken:
         raise ValueError(f"weights that float16 cannot hold: {', '.join(broken[:5])}")
     _write_arrays(folder / "unet" / f"{STEM}.fp16.safetensors", halves)
-    _write_arrays(folder / "vae" / f"{STEM}.safetensors", {name: np.asarray(value) for name, value in vae.items()})
+    _write_arrays(
+        folder / "vae" / f"{STEM}.safetensors", {name: np.ascontiguousarray(value) for name, value in vae.items()}
+    )
 
 
 def _as_stored(value: Array) -> np.ndarray:

@@ -15,9 +15,9 @@ from ipsm_jax.priors.embedded import patches
 from ipsm_jax.priors.embedded.descriptor import describe
 from ipsm_jax.priors.embedded.load import CheckedPrior, gray_latents
 from prior.classical import harmonic_fill, mean_fill
+from prior.masks import partly_known
 from prior.samples import make_batch, random_crop
 from prior.sampling import sample
-from prior.sheets import partly_known
 from prior.validation import errors, held_out
 from prior.wiener import Spectrum, expected_error, predict
 
@@ -55,7 +55,9 @@ def loss_by_timestep(
     config, params, rows = checked.patch_config, prior.params, []
     gray = gray_latents(config, params["vae"])
     for first in range(0, len(prior.alphas_cumprod), BIN):
-        batch = held_out(squares, config, params["vae"], prior.latent_shape[0], (first, first + BIN), seed=1000 + first)
+        batch = held_out(
+            squares, config, params["vae"], prior.latent_shape[0], (first, first + BIN), seed=1000 + first, partly=True
+        )
         noise = jax.random.normal(jax.random.key(first), batch.latents.shape)
         plain = batch._replace(hole=jnp.ones_like(batch.hole), masked=jnp.broadcast_to(gray, batch.masked.shape))
         cases = {"plain": plain._replace(tokens=jnp.zeros_like(batch.tokens)), "described": plain, "inpaint": batch}

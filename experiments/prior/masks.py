@@ -7,8 +7,11 @@ of smooth random fields. Sizes run from a few pixels to half a picture.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 ALL_HOLE = 0.4
@@ -23,6 +26,18 @@ def random_known(key: Key[Array, ""], size: int) -> Bool[Array, "{size} {size}"]
     hole = jnp.any(jnp.stack(parts) & use[:, None, None], axis=0)
     everything = jax.random.bernoulli(keys[5], ALL_HOLE)
     return ~(hole | everything)
+
+
+def partly_known(key: Key[Array, ""], side: int) -> Bool[Array, "{side} {side}"]:
+    """The first random hole that leaves between 40 and 95 percent."""
+    candidates = _many_known(key, side)
+    shares = np.asarray(candidates.mean((1, 2)))
+    return candidates[int(np.flatnonzero((shares > 0.4) & (shares < 0.95))[0])]
+
+
+@partial(jax.jit, static_argnums=1)
+def _many_known(key: Key[Array, ""], side: int) -> Bool[Array, "n s s"]:
+    return jax.vmap(lambda k: random_known(k, side))(jax.random.split(key, 50))
 
 
 def smooth_field(key: Key[Array, ""], size: int, coarse: int) -> Float[Array, "{size} {size}"]:

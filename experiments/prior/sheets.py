@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import imageio.v3 as iio
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, UInt8
+from jaxtyping import Float, UInt8
 
 from ipsm_jax.losses.distillation import latent_hole
 from ipsm_jax.priors.diffusion import DiffusionPrior
 from ipsm_jax.priors.embedded import patches
 from ipsm_jax.priors.embedded.descriptor import describe
 from ipsm_jax.reporting.files import atomic_write
-from prior.masks import random_known
+from prior.masks import partly_known
 from prior.sampling import sample
 
 SCALE = 3.0
@@ -55,18 +54,6 @@ def sample_sheet(
     ]
     free, described, filled, filled_described = (patches.decode_pooled(config, vae, z) for z in latents)
     write_sheet(path, [np.asarray(row) for row in (ends[0], free, described, holed, filled, filled_described)])
-
-
-def partly_known(key: Key[Array, ""], side: int) -> Bool[Array, "{side} {side}"]:
-    """The first random hole that leaves between 40 and 95 percent."""
-    candidates = _many_known(key, side)
-    shares = np.asarray(candidates.mean((1, 2)))
-    return candidates[int(np.flatnonzero((shares > 0.4) & (shares < 0.95))[0])]
-
-
-@partial(jax.jit, static_argnums=1)
-def _many_known(key: Key[Array, ""], side: int) -> Bool[Array, "n s s"]:
-    return jax.vmap(lambda k: random_known(k, side))(jax.random.split(key, 50))
 
 
 def write_sheet(path: Path, rows: list[Float[np.ndarray, "n h w 3"]]) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 from ipsm_jax.priors.embedded import patches
 from ipsm_jax.priors.embedded.descriptor import describe
 from ipsm_jax.priors.unet import UNetConfig
-from prior.masks import random_known
+from prior.masks import partly_known, random_known
 from prior.samples import Batch, make_batch, random_crop
 from prior.training import noise_error
 
@@ -26,15 +26,23 @@ def held_out(
     latent_size: int,
     times: tuple[int, int] = (250, 750),
     seed: int = 12345,
+    *,
+    partly: bool = False,
 ) -> Batch:
-    """One sample of each photo, its descriptor from another crop, its timestep evenly spread over a range."""
+    """One sample of each photo, its descriptor from another crop, its timestep evenly spread over a range.
+
+    `partly` leaves out the holes that are almost nothing or more than 60 percent.
+    """
     side, count = latent_size * config.patch, len(squares)
     keys = jax.random.split(jax.random.key(seed), (3, count))
     # an argument, not a constant of the program, which would take long to compile
     data = jnp.asarray(squares)
     crop = jax.jit(jax.vmap(lambda k, i, s: random_crop(k, s, i, jnp.zeros((), bool), side), in_axes=(0, 0, None)))
     view, other = crop(keys[0], jnp.arange(count), data), crop(keys[1], jnp.arange(count), data)
-    known = jax.jit(jax.vmap(lambda k: random_known(k, side)))(keys[2])
+    if partly:
+        known = jnp.stack([partly_known(key, side) for key in keys[2]])
+    else:
+        known = jax.jit(jax.vmap(lambda k: random_known(k, side)))(keys[2])
     t = jnp.asarray(np.linspace(times[0], times[1] - 1, count).round(), jnp.int32)
     # neighbors in the folder are of one source: mix
     t = jax.random.permutation(jax.random.key(seed), t)

@@ -59,9 +59,14 @@ def main() -> None:
     text = tables(json.loads((args.out / "evaluation.json").read_text(encoding="utf-8")))
     print(text)
     if args.card is not None:
-        before, after = (part for part in args.card.read_text(encoding="utf-8").split(MARKS[0], 1))
-        after = after.split(MARKS[1], 1)[1]
-        args.card.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
+        put_into_card(args.card, text)
+
+
+def put_into_card(path: Path, text: str) -> None:
+    """Replace what stands between the two marks of a Markdown file."""
+    before, rest = path.read_text(encoding="utf-8").split(MARKS[0], 1)
+    after = rest.split(MARKS[1], 1)[1]
+    path.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
 
 
 def read_log(path: Path) -> dict[str, float]:

@@ -35,7 +35,8 @@ def export(
     _write_json(folder / "unet" / "config.json", unet_json)
     _write_json(folder / "vae" / "config.json", config.to_json())
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    halves = {name: _as_stored(value).astype(np.float16) for name, value in params.items()}
+    with np.errstate(over="ignore"):  # said below, by name
+        halves = {name: _as_stored(value).astype(np.float16) for name, value in params.items()}
     broken = [name for name, value in halves.items() if not np.isfinite(value).all()]
     if broken:
         raise ValueError(f"weights that float16 cannot hold: {', '.join(broken[:5])}")

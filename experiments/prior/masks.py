@@ -7,7 +7,7 @@ of smooth random fields. Sizes run from a few pixels to half a picture.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +42,19 @@ def _many_known(key: Key[Array, ""], side: int) -> Bool[Array, "n s s"]:
 
 def smooth_field(key: Key[Array, ""], size: int, coarse: int) -> Float[Array, "{size} {size}"]:
     """A random field of about unit variance whose features are size / coarse pixels wide."""
-    noise = jax.random.normal(key, (coarse + 2, coarse + 2))
-    scale = jnp.full(2, size / coarse)
-    # shifted by a cell, so that no border of the noise is inside
-    field = jax.image.scale_and_translate(noise, (size, size), (0, 1), scale, -scale, "cubic")
+    spline = _spline(size, coarse)
+    noise = jax.random.normal(key, (coarse + 3, coarse + 3))
+    field = jnp.einsum("ij,jk,lk->il", spline, noise, spline)
     return field / jnp.sqrt(jnp.mean(jnp.square(field)))
+
+
+@cache
+def _spline(size: int, coarse: int) -> Float[np.ndarray, "{size} c"]:
+    """Values of the uniform cubic B-splines of `coarse` cells, c = coarse + 3, at the pixels' centers."""
+    place = (np.arange(size)[:, None] + 0.5) * coarse / size - np.arange(-1, coarse + 2)[None, :]
+    away = np.abs(place)
+    inner, outer = 2 / 3 - away**2 + away**3 / 2, (2 - away).clip(0) ** 3 / 6
+    return np.where(away < 1, inner, outer).astype(np.float32)
 
 
 def _field(key: Key[Array, ""], size: int) -> Float[Array, "s s"]:

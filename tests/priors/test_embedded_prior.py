@@ -196,7 +196,7 @@ def test_guidance_needs_photos(original, photos):
 
 
 def test_distillation_is_compiled_once_for_all_scenes_and_key_changes_nothing_in_encoding(original, photos):
-    options = DistillationOptions(terms=("sds", "g1", "g2"), schedule=GuidanceSchedule(first=0, last=10, ramp=1))
+    options = DistillationOptions(terms=("sds", "g1", "g2"), schedule=GuidanceSchedule(start=0, stop=10, ramp=1))
     image = jnp.asarray(photos[0])
 
     @jax.jit

@@ -60,3 +60,4 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with atomic_write(path) as temporary:
         safetensors.numpy.save_file(arrays, temporary)
+        temporary.chmod(0o644)  # the library writes files that only their owner may read

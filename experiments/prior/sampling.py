@@ -11,6 +11,9 @@ from jaxtyping import Array, Float, Key
 
 from ipsm_jax.priors.diffusion import DiffusionPrior
 
+LARGEST = 6.0
+"""Latents are kept within these bounds on the way; those of photos have unit variance and hardly leave them."""
+
 
 @partial(jax.jit, static_argnames=("scale", "steps"))
 def sample(
@@ -46,6 +49,9 @@ def sample(
     def step(z: Array, i: Array) -> tuple[Array, None]:
         noise = guided(z, jnp.broadcast_to(times[i], (count,)))
         clean = (z - jnp.sqrt(1 - levels[i]) * noise) / jnp.sqrt(levels[i])
+        # of almost pure noise, a small error of the prediction becomes a large one of the picture
+        clean = jnp.clip(clean, -LARGEST, LARGEST)
+        noise = (z - jnp.sqrt(levels[i]) * clean) / jnp.sqrt(1 - levels[i])
         return jnp.sqrt(levels[i + 1]) * clean + jnp.sqrt(1 - levels[i + 1]) * noise, None
 
     first = jax.random.normal(key, (count, *prior.latent_shape))

@@ -70,10 +70,11 @@ def main() -> None:
         """Everything that can be looked at or gone on from."""
         save_state(checkpoint, state, header)
         export(args.out / "weights", structure, state.average, patch_config, basis)
-        losses = validate(setup.unet, state.average, alphas, val_batch, gray)
+        params = {"unet": state.average, "vae": vae, "alphas_cumprod": alphas}
+        losses = validate(setup.unet, params, val_batch, gray)
         _log(args.out, {"step": int(state.step), **{f"val_{name}": round(v, 5) for name, v in losses.items()}})
         if sheet:
-            prior = assemble(setup.unet, patch_config, {"unet": state.average, "vae": vae}, alphas, None)
+            prior = assemble(setup.unet, patch_config, params, None)
             sample_sheet(args.out / f"samples-{int(state.step):07d}.png", prior, patch_config, val_squares)
 
     stop: list[int] = []

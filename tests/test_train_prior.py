@@ -133,7 +133,6 @@ def run(state, steps, squares, vae):
 
 def test_training_learns_and_goes_on_bit_for_bit(squares, vae, tmp_path):
     through, losses = run(training.first_state(SETUP), 60, squares, vae)
-    assert losses[0] == pytest.approx(1, abs=0.1)  # it begins by predicting nothing
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
     path, header = tmp_path / "state.safetensors", {"seed": "0"}

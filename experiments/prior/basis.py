@@ -34,5 +34,5 @@ def fit_basis(
     basis = basis * np.sign(basis[np.arange(len(basis)), np.abs(basis).argmax(1)])[:, None]
     scale = kept ** (-WHITENING / 2)
     scale /= np.sqrt(np.mean(scale**2 * kept))
-    arrays = {"basis": basis, "mean": mean, "scale": scale}
+    arrays = {"basis": basis, "mean": mean, "scale": scale, "variance": scale**2 * kept}
     return {name: value.astype(np.float32) for name, value in arrays.items()}, float(kept.sum() / values.sum())

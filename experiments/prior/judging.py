@@ -63,7 +63,7 @@ def loss_by_timestep(
         cases = {"plain": plain._replace(tokens=jnp.zeros_like(batch.tokens)), "described": plain, "inpaint": batch}
         row: dict[str, float] = {"first": first, "last": first + BIN - 1}
         for name, case in cases.items():
-            row[name] = float(jnp.mean(errors(checked.unet_config, params["unet"], prior.alphas_cumprod, noise, case)))
+            row[name] = float(jnp.mean(errors(checked.unet_config, params, noise, case)))
         noisy = np.asarray(add_noise(prior.alphas_cumprod, batch.latents, noise, batch.t))
         alpha = np.asarray(prior.alphas_cumprod)[np.asarray(batch.t)]
         for name, spectrum in spectra.items():

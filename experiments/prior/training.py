@@ -25,7 +25,7 @@ from ipsm_jax.reporting.files import atomic_write
 from prior.network import first_weights
 from prior.samples import Batch, draw_batch
 
-WARMUP = 500
+WARMUP = 200
 FLAT_UNTIL = 4000
 """Steps after which the learning rate begins to fall."""
 AVERAGE_POWER = 9.0
@@ -69,13 +69,12 @@ def first_state(setup: Setup) -> State:
 
 def noise_error(
     config: UNetConfig,
-    params: dict[str, Array],
-    alphas_cumprod: Float[Array, " t"],
+    params: dict[str, Any],
     noise: Float[Array, "b h w c"],
     batch: Batch,
 ) -> Float[Array, "b h w c"]:
-    """Predicted minus true noise."""
-    noisy = add_noise(alphas_cumprod, batch.latents, noise, batch.t)
+    """Predicted minus true noise; `params` as in `ipsm_jax.priors.embedded.load.ask`."""
+    noisy = add_noise(params["alphas_cumprod"], batch.latents, noise, batch.t)
     return ask(config, params, noisy, batch.t, batch.hole, batch.masked, batch.tokens) - noise
 
 
@@ -93,7 +92,8 @@ def train_step(
     noise = jax.random.normal(noise_key, batch.latents.shape)
 
     def loss(params: dict[str, Array]) -> Array:
-        return jnp.mean(jnp.square(noise_error(setup.unet, params, alphas_cumprod, noise, batch)))
+        everything = {"unet": params, "vae": vae, "alphas_cumprod": alphas_cumprod}
+        return jnp.mean(jnp.square(noise_error(setup.unet, everything, noise, batch)))
 
     value, gradient = jax.value_and_grad(loss)(state.params)
     updates, moments = optimizer(setup).update(gradient, state.moments, state.params)

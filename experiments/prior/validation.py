@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +52,7 @@ def held_out(
 
 def validate(
     config: UNetConfig,
-    params: dict[str, Array],
-    alphas_cumprod: Float[Array, " t"],
+    params: dict[str, Any],
     batch: Batch,
     gray: Float[Array, "1 1 1 c"],
     seed: int = 54321,
@@ -62,13 +62,12 @@ def validate(
     bare = plain._replace(tokens=jnp.zeros_like(batch.tokens))
     noise = jax.random.normal(jax.random.key(seed), batch.latents.shape)
     cases = {"plain": bare, "described": plain, "inpaint": batch}
-    return {name: float(jnp.mean(errors(config, params, alphas_cumprod, noise, case))) for name, case in cases.items()}
+    return {name: float(jnp.mean(errors(config, params, noise, case))) for name, case in cases.items()}
 
 
 def errors(
     config: UNetConfig,
-    params: dict[str, Array],
-    alphas_cumprod: Float[Array, " t"],
+    params: dict[str, Any],
     noise: Float[Array, "b h w c"],
     batch: Batch,
 ) -> Float[Array, "b h w c"]:
@@ -77,11 +76,11 @@ def errors(
     for first in range(0, len(noise), CHUNK):
         # the last chunk is filled up, so that there is one program
         rows = np.minimum(np.arange(first, first + CHUNK), len(noise) - 1)
-        part = _squared(config, params, alphas_cumprod, noise[rows], jax.tree.map(lambda a: a[rows], batch))  # noqa: B023
+        part = _squared(config, params, noise[rows], jax.tree.map(lambda a: a[rows], batch))  # noqa: B023
         parts.append(part[: len(noise) - first])
     return jnp.concatenate(parts)
 
 
 @partial(jax.jit, static_argnums=0)
-def _squared(config: UNetConfig, params: dict, alphas_cumprod: Array, noise: Array, batch: Batch) -> Array:
-    return jnp.square(noise_error(config, params, alphas_cumprod, noise, batch))
+def _squared(config: UNetConfig, params: dict[str, Any], noise: Array, batch: Batch) -> Array:
+    return jnp.square(noise_error(config, params, noise, batch))

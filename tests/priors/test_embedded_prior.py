@@ -42,6 +42,7 @@ def random_basis(rng, channels=CHANNELS, patch=PATCH):
     values = 3 * patch**2
     basis = np.linalg.qr(rng.normal(size=(values, channels)))[0].T
     arrays = {"basis": basis, "mean": rng.normal(size=values) * 0.1, "scale": rng.uniform(0.5, 2.0, channels)}
+    arrays["variance"] = rng.uniform(0.1, 4.0, channels)
     return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
 
 
@@ -179,6 +180,27 @@ def test_plain_model_is_the_other_one_with_everything_to_fill(original, photos):
     np.testing.assert_allclose(guided_noise(prior, noisy, t, 2.0), filled, atol=1e-5)
 
 
+def test_network_that_says_nothing_leaves_the_best_guess_from_each_latent_alone(original):
+    """The formula for independent Gaussian latents, and its error on them."""
+    prior = load_embedded_prior(None, original)
+    params, rng = dict(prior.params), np.random.default_rng(5)
+    params["unet"] = {**params["unet"]} | {
+        n: jnp.zeros_like(params["unet"][n]) for n in ("conv_out.weight", "conv_out.bias")
+    }
+    v = np.asarray(params["vae"]["variance"], np.float64)
+    t, shape = np.repeat([100, 400, 900], 30), (90, *prior.latent_shape)
+    latents, noise = rng.normal(size=shape) * np.sqrt(v), rng.normal(size=shape)
+    a = np.asarray(prior.alphas_cumprod, np.float64)[t][:, None, None, None]
+    noisy = np.sqrt(a) * latents + np.sqrt(1 - a) * noise
+    tokens = jnp.zeros((90, *prior.negative.shape))
+    predicted = prior.predict_noise(params, jnp.asarray(noisy, jnp.float32), jnp.asarray(t), tokens)
+    np.testing.assert_allclose(predicted, np.sqrt(1 - a) * noisy / (a * v + 1 - a), atol=1e-5)
+    for first in (0, 30, 60):
+        part = slice(first, first + 30)
+        expected = np.mean(a[part] * v / (a[part] * v + 1 - a[part]))
+        assert np.mean((predicted[part] - noise[part]) ** 2) == pytest.approx(expected, rel=0.1)
+
+
 def test_inpainting_depends_on_hole_and_picture(original):
     prior = load_embedded_prior(None, original)
     noisy, t, hole, masked = inputs(prior)
@@ -273,7 +295,10 @@ def test_structures_that_do_not_fit(folder, part, change, text):
     assert text in refusal(folder)
 
 
-@pytest.mark.parametrize(("name", "factor", "text"), [("basis", 1.01, "orthonormal"), ("scale", -1.0, "positive")])
+@pytest.mark.parametrize(
+    ("name", "factor", "text"),
+    [("basis", 1.01, "orthonormal"), ("scale", -1.0, "positive"), ("variance", 0.0, "positive")],
+)
 def test_basis_that_cannot_be_undone(folder, name, factor, text):
     path = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)

@@ -3,6 +3,14 @@
 The folder holds unet/, vae/ (the patches' basis) and scheduler/. One network serves as both models: it takes noisy
 latents, mask and masked latents, as Stable Diffusion's inpainting model does, and the plain model is the same network
 with everything to fill. So the two differ in nothing but what they are told.
+
+The network predicts only what a look at each latent alone cannot tell (after Karras et al. 2022, equation 7). With the
+variance v of a channel over photos, noisy latents have the variance s = a_t v + 1 - a_t, and the noise is
+
+    e = sqrt(1 - a_t) / s z_t + sqrt(a_t v / s) F(z_t / sqrt(s), t, ...).
+
+The first term is the best linear guess, the factor of F its error: what F has to give is of unit variance at every
+timestep, and a small network need not copy its input to be exact where there is almost nothing but noise.
 """
 
 from __future__ import annotations
@@ -113,18 +121,18 @@ def load_embedded_prior(
     checked = check_embedded_prior(folder)
     vae = read_weights(checked.vae, np.float32)
     patches.check_basis(vae, str(Path(folder) / "vae"))
-    params = {"unet": read_weights(checked.unet, dtype), "vae": vae}
-    return assemble(checked.unet_config, checked.patch_config, params, checked.alphas_cumprod, photos)
+    unet = read_weights(checked.unet, dtype)
+    params = {"unet": unet, "vae": vae, "alphas_cumprod": jnp.asarray(checked.alphas_cumprod)}
+    return assemble(checked.unet_config, checked.patch_config, params, photos)
 
 
 def assemble(
     unet_config: UNetConfig,
     patch_config: patches.PatchConfig,
     params: Any,
-    alphas_cumprod: Float[np.ndarray, " t"],
     photos: Float[Array, "n h w 3"] | None,
 ) -> DiffusionPrior:
-    """The prior of a network with its autoencoder, ``params = {"unet": ..., "vae": ...}``; see `load_embedded_prior`."""
+    """The prior of a network with its autoencoder, ``params`` as in `ask`; see `load_embedded_prior`."""
     size, channels = unet_config.sample_size, patch_config.latent_channels
     nothing = jnp.zeros((CELLS**2, token_channels(channels)))
     positive = nothing if photos is None else scene_tokens(patch_config, params["vae"], photos, size)
@@ -132,7 +140,7 @@ def assemble(
         params=params,
         positive=positive,
         negative=jnp.zeros_like(positive),
-        alphas_cumprod=jnp.asarray(alphas_cumprod),
+        alphas_cumprod=params["alphas_cumprod"],
         image_size=size * patch_config.factor,
         latent_shape=(size, size, channels),
         encode=_Encode(patch_config),
@@ -192,7 +200,7 @@ class _Plain:
         self, params: Any, noisy: Float[Array, "b h w c"], t: Int[Array, " b"], tokens: Float[Array, "b n d"]
     ) -> Float[Array, "b h w c"]:
         masked = jnp.broadcast_to(gray_latents(self.patches, params["vae"]), noisy.shape)
-        return ask(self.unet, params["unet"], noisy, t, jnp.ones_like(noisy[..., :1]), masked, tokens)
+        return ask(self.unet, params, noisy, t, jnp.ones_like(noisy[..., :1]), masked, tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +218,7 @@ class _Inpaint:
         masked_latents: Float[Array, "b h w c"],
         tokens: Float[Array, "b n d"],
     ) -> Float[Array, "b h w c"]:
-        return ask(self.unet, params["unet"], noisy, t, mask, masked_latents, tokens)
+        return ask(self.unet, params, noisy, t, mask, masked_latents, tokens)
 
 
 def gray_latents(config: patches.PatchConfig, vae: Any) -> Float[Array, "1 1 1 c"]:
@@ -227,5 +235,13 @@ def ask(
     masked_latents: Float[Array, "b h w c"],
     tokens: Float[Array, "b n d"],
 ) -> Float[Array, "b h w c"]:
-    """The noise that the network predicts, its inputs in Stable Diffusion's order."""
-    return unet(config, params, jnp.concatenate([noisy, mask, masked_latents], axis=-1), t, tokens)
+    """The predicted noise, float32; the network's inputs are in Stable Diffusion's order.
+
+    `params` holds the network ("unet"), the autoencoder ("vae") and the schedule ("alphas_cumprod").
+    """
+    alpha = params["alphas_cumprod"][t][:, None, None, None]
+    signal = alpha * params["vae"]["variance"][None, None, None]
+    total = signal + 1 - alpha
+    sample = jnp.concatenate([noisy / jnp.sqrt(total), mask, masked_latents], axis=-1)
+    predicted = unet(config, params["unet"], sample, t, tokens)
+    return jnp.sqrt(1 - alpha) / total * noisy + jnp.sqrt(signal / total) * predicted

@@ -7,7 +7,8 @@ of 3 patch^2 values in [-1, 1], becomes
 
 with the rows of B orthonormal: principal directions of patches of photos, the strongest first. The scales s raise the
 weak ones (partial whitening), or noise would hide them at every timestep. There is no posterior to draw from, and
-decoding an encoded picture is a projection: doing it twice changes nothing more.
+decoding an encoded picture is a projection: doing it twice changes nothing more. Beside B, m and s the variance of each
+latent channel over photos is kept, which the network is scaled by.
 """
 
 from __future__ import annotations
@@ -79,24 +80,25 @@ class PatchConfig:
 
 
 def patch_shapes(config: PatchConfig) -> dict[str, Shape]:
-    """Name and shape of every array: B, m and s."""
+    """Name and shape of every array: B, m, s and the variances."""
     values = 3 * config.patch**2
-    return {"basis": (config.latent_channels, values), "mean": (values,), "scale": (config.latent_channels,)}
+    channels = (config.latent_channels,)
+    return {"basis": (*channels, values), "mean": (values,), "scale": channels, "variance": channels}
 
 
 def check_basis(params: Params, where: str) -> None:
     """Refuse arrays with which decoding would not undo encoding.
 
     Raises:
-      PriorError: if rows of the basis are not orthonormal or a scale is not positive.
+      PriorError: if rows of the basis are not orthonormal, or a scale or variance is not positive.
     """
     basis = np.asarray(params["basis"], np.float64)
     error = float(np.abs(basis @ basis.T - np.eye(len(basis))).max())
     if not error < _TOLERANCE:
         raise PriorError(f"{where}: the rows of basis must be orthonormal; scalar products are off by {error:.1e}")
-    scale = np.asarray(params["scale"])
-    if not (np.isfinite(scale).all() and (scale > 0).all() and np.isfinite(np.asarray(params["mean"])).all()):
-        raise PriorError(f"{where}: scale must be positive and mean finite")
+    positive = np.concatenate([np.asarray(params["scale"]), np.asarray(params["variance"])])
+    if not (np.isfinite(positive).all() and (positive > 0).all() and np.isfinite(np.asarray(params["mean"])).all()):
+        raise PriorError(f"{where}: scale and variance must be positive and mean finite")
 
 
 def cut(images: Float[Array, "b h w 3"], patch: int) -> Float[Array, "b h2 w2 v"]:

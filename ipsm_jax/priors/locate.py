@@ -27,6 +27,7 @@ from ipsm_jax.priors.checkpoint import (
     needed_files,
     read_json,
     require_folder,
+    weight_file,
 )
 from ipsm_jax.priors.config import PriorError
 from ipsm_jax.priors.stable_diffusion import INPAINTING_REPOSITORY, PLAIN_REPOSITORY
@@ -89,10 +90,12 @@ _DEPTH_FILES = ("config.json", "model.safetensors")
 
 
 def _inspect_depth(folder: Path) -> FolderReport:
-    present = tuple(name for name in _DEPTH_FILES if (folder / name).is_file())
+    weights = weight_file(folder, "model")
+    wanted = ("config.json", weights or "model.safetensors")
+    present = tuple(name for name in wanted if (folder / name).is_file())
+    missing = tuple(name for name in wanted if name not in present)
     pickles = tuple(name for name in ("pytorch_model.bin",) if (folder / name).is_file())
-    missing = tuple(name for name in _DEPTH_FILES if name not in present)
-    return FolderReport(present, missing, pickles if "model.safetensors" in missing else ())
+    return FolderReport(present, missing, () if weights else pickles)
 
 
 PLAIN = Model(

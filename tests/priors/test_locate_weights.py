@@ -269,6 +269,13 @@ def test_a_depth_network_is_found_in_the_folder_itself_or_below(tmp_path, kind):
     assert find_depth_network(tmp_path) == paper
 
 
+@pytest.mark.parametrize("stored", ["model.fp16.safetensors", "model.safetensors.index.json"])
+def test_a_depth_network_is_complete_however_its_weights_are_stored(tmp_path, stored):
+    folder = write(tmp_path / "network", DEPTH)
+    (folder / "model.safetensors").rename(folder / stored)
+    assert find_depth_network(tmp_path) == folder
+
+
 def test_depth_networks_that_cannot_be_used(tmp_path):
     folder = write(tmp_path / "dpt-hybrid-midas", DEPTH, leave_out=["model.safetensors"])
     (folder / "pytorch_model.bin").write_text("")

@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ipsm_jax.priors.checkpoint import PICKLES, CheckedWeights, check_weights, read_json, read_weights, weight_file
+from ipsm_jax.priors.checkpoint import (
+    PICKLES,
+    CheckedWeights,
+    check_weights,
+    download_command,
+    read_json,
+    read_weights,
+    weight_file,
+)
 from ipsm_jax.priors.config import PriorError
 from ipsm_jax.priors.depth import DepthPrior
 from ipsm_jax.priors.layers import stored
@@ -117,7 +125,7 @@ def load_depth_network(folder: Path, dtype: Any = jnp.float32) -> DepthPrior:
 def _require(folder: Path) -> None:
     """Check that config.json and the weights are there."""
     get = " or ".join(
-        f"hf download {repository} config.json preprocessor_config.json {STEM}.safetensors --local-dir {folder}"
+        download_command(repository, ("config.json", "preprocessor_config.json", f"{STEM}.safetensors"), folder)
         for repository in (depth_anything.REPOSITORY, dpt_hybrid.REPOSITORY)
     )
     if not folder.is_dir():

@@ -29,6 +29,7 @@ from ipsm_jax.data.load import load_scene
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.reporting.files import write_json
 from ipsm_jax.reporting.pictures import depth_picture, depth_range, strip
+from ipsm_jax.scene.projection import project_points
 from ipsm_jax.stereo import StereoDepths, fuse_points, scene_bounds, stereo_depths, stereo_progress
 
 LEAST_TRACK = 3
@@ -53,14 +54,8 @@ def reference_points(scene: Scene, view: int) -> tuple[np.ndarray, np.ndarray, n
     tracks = np.bincount(points.track_points, minlength=len(points.positions))
     seen = points.by_image().get(image_id, np.zeros(0, np.int64))
     seen = seen[(tracks[seen] >= LEAST_TRACK) & (points.errors[seen] < MOST_ERROR)]
-    matrix = np.asarray(scene.cameras.camera_from_world, np.float64)[view]
-    fx, fy, cx, cy = np.asarray(scene.cameras.intrinsics, np.float64)[view]
-    x, y, z = (points.positions[seen] @ matrix[:3, :3].T + matrix[:3, 3]).T
-    keep = z > 0
-    x, y, z = x[keep], y[keep], z[keep]
-    column, row = np.floor(fx * x / z + cx).astype(int), np.floor(fy * y / z + cy).astype(int)
-    inside = (row >= 0) & (row < scene.height) & (column >= 0) & (column < scene.width)
-    return row[inside], column[inside], z[inside]
+    found = project_points(scene.cameras[view], points.positions[seen])
+    return *found.cells, found.depth[found.inside]
 
 
 def accuracy(scene: Scene, result: StereoDepths) -> dict[str, float]:
@@ -105,7 +100,7 @@ def run_scene(name: str, downscale: int, views: int, data_root: Path | None, out
     """Measure one scene; writes its figures and its picture."""
     scene = load_scene(name, data_root=data_root, views=views, downscale=downscale)
     train = list(scene.train)
-    cameras, images, bounds = scene.cameras[np.array(train)], scene.images[train], scene_bounds(scene)
+    cameras, images, bounds = scene.train_cameras, scene.train_images, scene_bounds(scene)
     with stereo_progress() as progress:
         result, cold = timed(lambda: stereo_depths(cameras, images, bounds, progress=progress))
         _, warm = timed(lambda: stereo_depths(cameras, images, bounds, progress=progress))

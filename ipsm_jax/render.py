@@ -22,6 +22,7 @@ from ipsm_jax.reporting.pictures import DepthRange, depth_picture, depth_range
 from ipsm_jax.reporting.video import write_video
 from ipsm_jax.scene.camera import Camera
 from ipsm_jax.scene.gaussians import Gaussians
+from ipsm_jax.scene.projection import project_points
 from ipsm_jax.scene.trajectories import choose_path, ellipse_path, interpolated_path, spiral_path
 from ipsm_jax.trained import EXPECTED_ERRORS, CommandError, SourceOptions, open_trained
 from ipsm_jax.training.environment import enable_compilation_cache
@@ -67,15 +68,8 @@ def depth_bounds(gaussians: Gaussians, alive: Bool[Array, " n"], cameras: Camera
     """
     solid = np.asarray(alive) & (np.asarray(gaussians.opacity_logits) > 0)  # more opaque than not
     means = np.asarray(gaussians.means, np.float64)[solid]
-    depths = []
-    for matrix, (fx, fy, cx, cy) in zip(
-        np.asarray(cameras.camera_from_world, np.float64), np.asarray(cameras.intrinsics), strict=True
-    ):
-        x, y, z = (means @ matrix[:3, :3].T + matrix[:3, 3]).T
-        front = z > 1e-6
-        u, v = fx * x[front] / z[front] + cx, fy * y[front] / z[front] + cy
-        depths.append(z[front][(u >= 0) & (u < cameras.width) & (v >= 0) & (v < cameras.height)])
-    seen = np.concatenate(depths)
+    found = [project_points(camera, means) for camera in cameras]
+    seen = np.concatenate([view.depth[view.inside] for view in found])
     if not len(seen):
         raise ValueError("the training cameras see no solid Gaussian, so there is nothing to aim at")
     return np.percentile(seen, (1, 99))[None]

@@ -17,6 +17,7 @@ from ipsm_jax.data.ply import read_points_ply
 from ipsm_jax.data.random_points import box_points, default_count, frustum_points
 from ipsm_jax.data.scene import PointCloud, Scene
 from ipsm_jax.data.triangulate import MissingPycolmapError, Triangulation, triangulate_scene
+from ipsm_jax.scene.projection import project_points
 
 METHODS = ("auto", "triangulated", "random", "sfm-all-views")
 ENOUGH = 100  # triangulated points; with fewer, "auto" starts from random ones
@@ -129,13 +130,10 @@ def _own_points(scene: Scene) -> tuple[PointCloud, str]:
 
 def _share_in_front(scene: Scene, positions: np.ndarray) -> float:
     """Share of the points that at least one view has inside its picture, with a margin of half the picture's size."""
-    matrices = np.asarray(scene.cameras.camera_from_world, np.float64)
     seen = np.zeros(len(positions), bool)
-    for matrix, (fx, fy, cx, cy) in zip(matrices, np.asarray(scene.cameras.intrinsics, np.float64), strict=True):
-        x, y, z = (positions @ matrix[:3, :3].T + matrix[:3, 3]).T
-        depth = np.maximum(z, 1e-9)
-        u, v = (fx * x / depth + cx) / scene.width, (fy * y / depth + cy) / scene.height
-        seen |= (z > 0) & (np.abs(u - 0.5) < 1) & (np.abs(v - 0.5) < 1)
+    for camera in scene.cameras:
+        shares = project_points(camera, positions).pixels / (scene.width, scene.height)
+        seen |= (np.abs(shares - 0.5) < 1).all(axis=-1)
     return float(seen.mean()) if len(seen) else 0.0
 
 

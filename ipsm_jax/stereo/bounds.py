@@ -8,6 +8,7 @@ from jaxtyping import Float
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.data.triangulate import triangulated_points
 from ipsm_jax.scene.camera import Camera
+from ipsm_jax.scene.projection import project_points
 from ipsm_jax.stereo.options import StereoError
 
 _PERCENTILES = (1.0, 99.0)  # of the depths of the points in a view; the outermost ones are mostly wrong matches
@@ -26,12 +27,11 @@ def scene_bounds(scene: Scene, *, cache: bool = True) -> Float[np.ndarray, "v 2"
       StereoError: if the scene has none and too few points can be triangulated.
       MissingPycolmapError: if the scene has none and pycolmap is not installed.
     """
-    views = list(scene.train)
-    if scene.bounds is not None:
-        return scene.bounds[views]
+    if scene.train_bounds is not None:
+        return scene.train_bounds
     points = triangulated_points(scene, cache=cache).positions
     try:
-        return point_bounds(scene.cameras[np.array(views)], points)
+        return point_bounds(scene.train_cameras, points)
     except StereoError as error:
         raise StereoError(
             f"the scene {scene.name} has no depth bounds, and those of its triangulated points are not known: {error}"
@@ -47,18 +47,13 @@ def point_bounds(cameras: Camera, points: Float[np.ndarray, "p 3"]) -> Float[np.
     Raises:
       StereoError: if no view has as many.
     """
-    matrices, lenses = np.asarray(cameras.camera_from_world, np.float64), np.asarray(cameras.intrinsics, np.float64)
-    bounds = np.full((len(matrices), 2), np.nan)
+    bounds = np.full((len(cameras.camera_from_world), 2), np.nan)
     counts = []
-    for i, (matrix, (fx, fy, cx, cy)) in enumerate(zip(matrices, lenses, strict=True)):
-        x, y, z = (np.asarray(points, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]).T
-        before = z > 0
-        z = np.where(before, z, 1.0)
-        u, v = fx * x / z + cx, fy * y / z + cy
-        inside = before & (u >= 0) & (u < cameras.width) & (v >= 0) & (v < cameras.height)
+    for i, camera in enumerate(cameras):
+        _, depth, inside = project_points(camera, points)
         counts.append(int(inside.sum()))
         if counts[-1] >= _LEAST:
-            near, far = np.percentile(z[inside], _PERCENTILES)
+            near, far = np.percentile(depth[inside], _PERCENTILES)
             wider = 1 + _DOUBT / np.sqrt(counts[-1])
             bounds[i] = near / wider, max(far, near * (1 + 1e-3)) * wider**2
     known = np.isfinite(bounds[:, 0])

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ipsm_jax.scene.camera import Camera
+from ipsm_jax.scene.projection import project_points
 from ipsm_jax.stereo.depths import StereoDepths
 
 _STEP = 3  # every third pixel of every third row stands for all
@@ -41,13 +42,9 @@ def relative_brightness(
         for j in range(views):
             if i == j:
                 continue
-            x, y, z = (world @ matrices[j, :3, :3].T + matrices[j, :3, 3]).T
-            fx, fy, cx, cy = lenses[j]
-            safe = np.where(z > 0, z, 1.0)
-            u, v = np.floor(fx * x / safe + cx), np.floor(fy * y / safe + cy)
-            inside = (z > 0) & (u >= 0) & (u < cameras.width) & (v >= 0) & (v < cameras.height)
-            u, v = u[inside].astype(int), v[inside].astype(int)
-            same = depths.confident[j, v, u] & (np.abs(depths.depth[j, v, u] / z[inside] - 1) < _SAME)
+            found = project_points(cameras[j], world)
+            inside, (v, u) = found.inside, found.cells
+            same = depths.confident[j, v, u] & (np.abs(depths.depth[j, v, u] / found.depth[inside] - 1) < _SAME)
             here, there = grey[i, row[inside], column[inside]][same], grey[j, v, u][same]
             fair = (np.minimum(here, there) > _RANGE[0]) & (np.maximum(here, there) < _RANGE[1])
             if fair.sum() >= _LEAST:

@@ -16,6 +16,7 @@ from ipsm_jax.data.scene import PointCloud, Scene
 from ipsm_jax.data.triangulate import MissingPycolmapError, triangulated_points
 from ipsm_jax.reporting.files import atomic_write
 from ipsm_jax.scene.camera import Camera
+from ipsm_jax.scene.projection import project_points
 from ipsm_jax.stereo.bounds import scene_bounds
 from ipsm_jax.stereo.depths import Report, StereoDepths
 from ipsm_jax.stereo.exposure import relative_brightness
@@ -148,16 +149,7 @@ def _at_most(points: PointCloud, count: int) -> PointCloud:
 def seen_by_stereo(cameras: Camera, depths: StereoDepths, positions: np.ndarray) -> np.ndarray:
     """(p,) whether a point falls on a pixel of known depth in any view."""
     seen = np.zeros(len(positions), bool)
-    for matrix, (fx, fy, cx, cy), confident in zip(
-        np.asarray(cameras.camera_from_world, np.float64),
-        np.asarray(cameras.intrinsics, np.float64),
-        depths.confident,
-        strict=True,
-    ):
-        x, y, z = (np.asarray(positions, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]).T
-        before = z > 0
-        z = np.where(before, z, 1.0)
-        column, row = np.floor(fx * x / z + cx), np.floor(fy * y / z + cy)
-        inside = before & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
-        seen[inside] |= confident[row[inside].astype(int), column[inside].astype(int)]
+    for camera, confident in zip(cameras, depths.confident, strict=True):
+        found = project_points(camera, positions)
+        seen[found.inside] |= confident[found.cells]
     return seen

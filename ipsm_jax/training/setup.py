@@ -21,6 +21,7 @@ from ipsm_jax.losses.background import zero_background
 from ipsm_jax.losses.photometric import photometric_target
 from ipsm_jax.rasterizer.projection import NEAR_PLANE
 from ipsm_jax.scene.gaussians import Gaussians, gaussians_from_points, with_capacity
+from ipsm_jax.scene.projection import project_points
 from ipsm_jax.stereo import StereoError, stereo_points, stereo_progress
 from ipsm_jax.training.state import TrainState, init_state
 from ipsm_jax.training.step import TrainingViews
@@ -87,16 +88,8 @@ def check_depths(scene: Scene, positions: Float[np.ndarray, "p 3"]) -> None:
     Raises:
       DataError: of the points inside the pictures of the training views, most are nearer than 0.2 to the camera.
     """
-    depths = []
-    for view in scene.train:
-        matrix = np.asarray(scene.cameras.camera_from_world[view], np.float64)
-        fx, fy, cx, cy = np.asarray(scene.cameras.intrinsics[view], np.float64)
-        x, y, z = (np.asarray(positions, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]).T
-        depth = np.where(z > 0, z, np.inf)
-        u, v = fx * x / depth + cx, fy * y / depth + cy
-        inside = (z > 0) & (u >= 0) & (u <= scene.width) & (v >= 0) & (v <= scene.height)
-        depths.append(z[inside])
-    seen = np.concatenate(depths)
+    found = [project_points(camera, positions) for camera in scene.train_cameras]
+    seen = np.concatenate([view.depth[view.inside] for view in found])
     if len(seen) and np.mean(seen <= NEAR_PLANE) > 0.5:
         middle = float(np.median(seen))
         raise DataError(

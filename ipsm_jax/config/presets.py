@@ -39,9 +39,8 @@ BEST_ITERATIONS = 3000
 def best(own: TrainConfig) -> TrainConfig:
     """A scene's own preset with what our measurements support on top (README, "What they bring").
 
-    Dropout, depth of the training views from dense stereo and geometry consistency, in at most `BEST_ITERATIONS`, after
-    which nothing improves any more, and the published schedule of pseudo views shortened alike. Data, loss and density
-    control stay those of the scene's kind.
+    Dropout and geometry consistency, in at most `BEST_ITERATIONS`, after which nothing improves any more, and the
+    published schedule of pseudo views shortened alike. Data, loss and density control stay those of the scene's kind.
     """
     iterations = min(own.optimization.iterations, BEST_ITERATIONS)
     share = iterations / OptimizationConfig.iterations
@@ -56,9 +55,7 @@ def best(own: TrainConfig) -> TrainConfig:
             pseudo_until=round(share * published.pseudo_until),
             pseudo_ramp=round(share * published.pseudo_ramp),
         ),
-        depth=replace(
-            own.depth, depth="stereo", seen_depth_late_after=round(share * DepthConfig.seen_depth_late_after)
-        ),
+        depth=replace(own.depth, seen_depth_late_after=round(share * DepthConfig.seen_depth_late_after)),
         geometry=replace(own.geometry, geometry=True),
     )
 

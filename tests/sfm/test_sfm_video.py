@@ -44,7 +44,7 @@ def test_phone_video_is_turned_upright(tmp_path, frames):
 
 
 def test_video_with_fewer_frames_than_asked_for(tmp_path, frames):
-    write_video(tmp_path / "short.mp4", [noise(i) for i in range(2)], fps=5)
+    write_video(tmp_path / "short.mp4", [noise(i, 64, 32) for i in range(2)], fps=5)
     assert len(extract_frames(tmp_path / "short.mp4", frames, 40, silent)) == 2
     (tmp_path / "work").mkdir()
     with pytest.raises(DataError, match="2 photos, of which 2 can be used; at least 3"):

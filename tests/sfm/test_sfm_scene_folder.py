@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from textured_corner import poses as arc
-from white_balls import HEIGHT, INTRINSICS, LENS, WIDTH, blob_photo, spots
+from white_balls import HEIGHT, INTRINSICS, LENS, WIDTH, blob_photo, solution_of, spots
 
 from ipsm_jax.data.capture import Capture, PosedPhoto, rigid_inverse
 from ipsm_jax.data.colmap import read_model, read_points
-from ipsm_jax.data.colmap_write import NO_POINTS, SparsePoints, write_colmap_text
+from ipsm_jax.data.colmap_write import NO_POINTS, write_colmap_text
 from ipsm_jax.data.lenses import PINHOLE, distort, make_lens, undistort
 from ipsm_jax.data.llff import read_llff
 from ipsm_jax.data.load import load_scene
-from ipsm_jax.sfm.mapping import Solution
 from ipsm_jax.sfm.photos import Photo, _scene_names
 from ipsm_jax.sfm.scene_folder import kept_points, write_bounds, write_scene
 from ipsm_jax.sfm.sources import capture_sources, solved_sources
@@ -33,14 +32,7 @@ def solved(tmp_path):
         blob_photo(seen).save(file)
         photos.append(Photo(file, f"{3 - i}.png", WIDTH, HEIGHT, None, "", WIDTH, HEIGHT))
     photos[0] = photos[0]._replace(width=8)
-    solution = Solution(
-        (0, 1, 2, 3), matrices, np.tile(INTRINSICS, (4, 1)), (LENS,) * 4,
-        SparsePoints(
-            positions, np.full((6, 3), 255, np.uint8), np.full(6, 0.1),
-            np.repeat(np.arange(4), 6), np.tile(np.arange(6), 4), np.concatenate(pixels),
-        ),
-    )  # fmt: skip
-    return photos, solution
+    return photos, solution_of(matrices, [INTRINSICS] * 4, positions, pixels)
 
 
 def test_scene_shows_the_world_through_a_pinhole(solved, tmp_path):

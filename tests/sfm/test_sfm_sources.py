@@ -6,14 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from textured_corner import poses as arc
-from white_balls import HEIGHT, INTRINSICS, LENS, WIDTH, blob_photo, spots
+from white_balls import HEIGHT, INTRINSICS, LENS, WIDTH, blob_photo, solution_of, spots
 
 from ipsm_jax.data.capture import Capture, PosedPhoto
-from ipsm_jax.data.colmap_write import SparsePoints
 from ipsm_jax.data.lenses import PINHOLE
 from ipsm_jax.data.load import load_scene
 from ipsm_jax.data.pictures import fits
-from ipsm_jax.sfm.mapping import Solution
 from ipsm_jax.sfm.photos import Photo
 from ipsm_jax.sfm.scene_folder import kept_points, write_scene
 from ipsm_jax.sfm.sources import capture_sources, middle, solved_sources, usual_size
@@ -35,14 +33,7 @@ def mixed(tmp_path):
         blob_photo(pixels[-1], *size).save(tmp_path / f"{i}.png")
         photos.append(Photo(tmp_path / f"{i}.png", f"{i}.png", *size, None, "", *size))
     assert 75 < pixels[1][4, 1] < 96  # in the portrait, below its middle 72 x 54
-    solution = Solution(
-        (0, 1, 2), matrices, np.array(intrinsics), (LENS,) * 3,
-        SparsePoints(
-            positions, np.full((5, 3), 255, np.uint8), np.full(5, 0.1),
-            np.repeat(np.arange(3), 5), np.tile(np.arange(5), 3), np.concatenate(pixels),
-        ),
-    )  # fmt: skip
-    return photos, solution
+    return photos, solution_of(matrices, intrinsics, positions, pixels)
 
 
 def test_portrait_among_landscapes_is_cropped(mixed, tmp_path):

@@ -148,18 +148,26 @@ def prior_findings() -> list[Finding]:
 
     from ipsm_jax.priors.checkpoint import read_json
     from ipsm_jax.priors.config import PriorError
+    from ipsm_jax.priors.embedded.load import WEIGHTS, check_embedded_prior
     from ipsm_jax.priors.locate import find_depth_network, find_stable_diffusion
     from ipsm_jax.priors.monodepth.load import check_depth_network
     from ipsm_jax.priors.stable_diffusion import check_stable_diffusion
 
     found = []
     try:
+        checked = check_embedded_prior()
+        size = checked.size_in_bytes(jnp.float32) / 1e6
+        text = f"complete, {size:.0f} MB in float32, pictures of {checked.image_size} pixels; {WEIGHTS}"
+        found.append(Finding("embedded prior", True, text))
+    except PriorError as e:
+        found.append(Finding("embedded prior", False, str(e)))
+    try:
         plain, inpainting = find_stable_diffusion()
         size = check_stable_diffusion(plain, inpainting).size_in_bytes(jnp.bfloat16) / 1e9
         text = f"complete, {size:.1f} GB in bfloat16; plain: {plain.absolute()}; inpainting: {inpainting.absolute()}"
         found.append(Finding("diffusion weights", True, text))
     except PriorError as e:
-        found.append(Finding("diffusion weights", None, f"for guidance only; {e}"))
+        found.append(Finding("diffusion weights", None, f"for --prior stable-diffusion only; {e}"))
     try:
         folder = find_depth_network()
         size = check_depth_network(folder).size_in_bytes(jnp.float32) / 1e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ipsm_jax.config.regularization import DepthConfig, GeometryConfig, PseudoViewConfig
+from ipsm_jax.config.regularization import DepthConfig, GeometryConfig, GuidanceConfig, PseudoViewConfig
 from ipsm_jax.config.settings import DataConfig, DensityConfig, OptimizationConfig, PresetName, TrainConfig
 from ipsm_jax.data.splits import is_dtu_scan
 
@@ -27,6 +27,7 @@ PRESETS: dict[str, TrainConfig] = {
         density=DensityConfig(opacity_reset_at=0),
         # A fifth of the published run, and so is its schedule.
         pseudo=PseudoViewConfig(pseudo_from=400, pseudo_until=1900, pseudo_ramp=100, pseudo_list=2000),
+        guidance=GuidanceConfig(prior="embedded"),
         depth=DepthConfig(seen_depth_late_after=1900),
         geometry=GeometryConfig(binocular_from=400),
     ),

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ipsm_jax.config.errors import require
 
 Guidance = Literal["none", "sds", "g1", "ipsm"]
+Prior = Literal["stable-diffusion", "embedded"]
+
+
+class GuidanceWeights(NamedTuple):
+    """Weights of the terms of score distillation, of at least 0."""
+
+    sds: float
+    g1: float
+    g2: float
+
+
+WEIGHTS: dict[Prior, GuidanceWeights] = {
+    "stable-diffusion": GuidanceWeights(2.0, 0.2, 2.0),  # published
+    "embedded": GuidanceWeights(2.0, 0.2, 2.0),
+}
+"""What a term weighs with each prior, unless a setting says otherwise."""
 DepthSource = Literal["none", "network", "stereo", "maps", "exact"]
 
 
@@ -45,24 +61,29 @@ class GuidanceConfig:
     guidance: Guidance = "none"
     """Score distillation on pseudo views: 'sds'; 'ipsm' (inline prior from warped photos: G1 + G2); 'g1' alone;
     'none'."""
+    prior: Prior = "stable-diffusion"
+    """Diffusion models that guide: Stable Diffusion 1.5, which has to be downloaded, or a small model that comes with
+    the package and is told by the training photos what the place looks like."""
     prior_path: Path | None = None
-    """Folder of the diffusion models; default: $IPSM_JAX_PRIORS, ./priors, the Hugging Face cache."""
-    prior_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """What the diffusion models' weights are kept and multiplied in."""
+    """Folder of the diffusion models; default: of Stable Diffusion $IPSM_JAX_PRIORS, ./priors, the Hugging Face cache;
+    of the embedded ones the package."""
+    prior_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """What the diffusion models' weights are kept and multiplied in; auto: Stable Diffusion in bfloat16, the embedded
+    ones in float32."""
     prompt: str = ""
-    """What the photos show, in words."""
+    """What the photos show, in words; for Stable Diffusion."""
     caption_file: Path | None = None
     """Text file to take the prompt from: one caption, or a line for each scene; default: blip_rst.txt in the scene."""
     prompt_suffix: str = ", realistic, 8k"
     """Added to the prompt."""
     negative_prompt: str = "blurry, unrealistic"
     """Text that classifier-free guidance moves away from."""
-    sds_weight: float = 2.0
-    """Weight of SDS."""
-    g1_weight: float = 0.2
-    """Weight of IPSM's G1, times the ramp."""
-    g2_weight: float = 2.0
-    """Weight of IPSM's G2, times the ramp."""
+    sds_weight: float | None = None
+    """Weight of SDS; default: of the prior, 2 with Stable Diffusion (published)."""
+    g1_weight: float | None = None
+    """Weight of IPSM's G1, times the ramp; default: of the prior, 0.2 with Stable Diffusion (published)."""
+    g2_weight: float | None = None
+    """Weight of IPSM's G2, times the ramp; default: of the prior, 2 with Stable Diffusion (published)."""
     g2_sign: Literal["published", "paper"] = "published"
     """Direction of G2: as in the published configuration, or the opposite, the paper's equation 12."""
     guidance_scale: float = 7.5
@@ -83,7 +104,7 @@ class GuidanceConfig:
     def __post_init__(self) -> None:
         for name in ("sds_weight", "g1_weight", "g2_weight"):
             value = getattr(self, name)
-            require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
+            require(value is None or value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
         require(
             0 <= self.first_timestep <= self.last_timestep <= 999,
             f"timesteps need 0 <= --first-timestep <= --last-timestep <= 999, got {self.first_timestep} and "
@@ -93,7 +114,18 @@ class GuidanceConfig:
             not (self.prompt and self.caption_file),
             f"give either --prompt {self.prompt!r} or --caption-file {self.caption_file}, not both",
         )
+        require(
+            self.prior != "embedded" or not (self.prompt or self.caption_file),
+            "the embedded prior understands no words, it looks at the training photos: leave --prompt and "
+            "--caption-file away, or use --prior stable-diffusion",
+        )
         _require_threshold("guidance", self.guidance_threshold)
+
+    @property
+    def weights(self) -> GuidanceWeights:
+        """Weights of the terms: those given, else the prior's own."""
+        given = {"sds": self.sds_weight, "g1": self.g1_weight, "g2": self.g2_weight}
+        return WEIGHTS[self.prior]._replace(**{term: value for term, value in given.items() if value is not None})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ipsm_jax.config import ConfigError, DepthConfig, GeometryConfig, GuidanceConfig, TrainConfig
-from ipsm_jax.data.captions import read_caption
+from ipsm_jax.config import ConfigError, DepthConfig, GeometryConfig, TrainConfig
 from ipsm_jax.data.depth_maps import read_depth_maps
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.data.triangulate import MissingPycolmapError
@@ -23,18 +22,15 @@ from ipsm_jax.losses.distillation import DistillationOptions, Term
 from ipsm_jax.losses.schedule import GuidanceSchedule
 from ipsm_jax.losses.warp import GeometryOptions
 from ipsm_jax.priors.depth import DepthPrior, depth_map
-from ipsm_jax.priors.diffusion import DiffusionPrior
-from ipsm_jax.priors.locate import find_depth_network, find_stable_diffusion
+from ipsm_jax.priors.locate import find_depth_network
 from ipsm_jax.priors.monodepth import load_depth_network
-from ipsm_jax.priors.stable_diffusion import load_stable_diffusion
 from ipsm_jax.scene.pseudo_views import PseudoViewSampler, choose_pseudo_views, pseudo_view_sampler
 from ipsm_jax.stereo import StereoError, depth_warnings, scene_bounds, scene_depths, stereo_progress
+from ipsm_jax.training.prepare_diffusion import check_diffusion_prior, diffusion_prior
 from ipsm_jax.training.regularization import DepthMaps, Regularization
 
 TERMS: dict[str, tuple[Term, ...]] = {"sds": ("sds",), "g1": ("g1",), "ipsm": ("g1", "g2")}
 """Terms of distillation by the name of the guidance."""
-CAPTION_FILE = "blip_rst.txt"
-"""What the published configuration calls the caption in a scene's folder."""
 
 
 def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str], None]) -> Regularization | None:
@@ -46,7 +42,7 @@ def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str
       say: is told what was found where, and what takes time.
 
     Raises:
-      ConfigError: settings that the scene cannot serve, or guidance without a prompt.
+      ConfigError: settings that the scene cannot serve, or Stable Diffusion without a prompt.
       PriorError: weights that are missing, incomplete or not known.
       DataError: captions or depth maps that are missing or do not fit.
     """
@@ -54,11 +50,11 @@ def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str
         return None
     check_requirements(config, scene)
     sampler = _sampler(config, scene) if config.wants_pseudo_views else None
-    prompt = prompt_of(config.guidance, scene) if config.guidance.guidance != "none" else ""
+    diffusion = diffusion_prior(config.guidance, scene, say) if config.guidance.guidance != "none" else None
     network, maps = _depth(config.depth, scene, say)
     return Regularization(
         sampler=sampler,
-        diffusion=_diffusion(config.guidance, prompt, say) if config.guidance.guidance != "none" else None,
+        diffusion=diffusion,
         depth_network=network if config.depth.pseudo_depth_weight > 0 else None,
         depth_maps=maps,
         schedule=schedule_of(config),
@@ -79,8 +75,7 @@ def check_requirements(config: TrainConfig, scene: Scene) -> None:
       ConfigError, PriorError, DataError: as there.
     """
     if config.guidance.guidance != "none":
-        prompt_of(config.guidance, scene)
-        find_stable_diffusion(config.guidance.prior_path)
+        check_diffusion_prior(config.guidance, scene)
     if config.depth.depth == "network":
         find_depth_network(config.depth.depth_path)
     if config.depth.depth == "exact" and scene.depths is None:
@@ -99,16 +94,17 @@ def distillation_options(config: TrainConfig) -> DistillationOptions | None:
         return None
     return DistillationOptions(
         terms=TERMS[guidance.guidance],
-        sds_weight=guidance.sds_weight,
-        g1_weight=guidance.g1_weight,
-        g2_weight=guidance.g2_weight,
+        sds_weight=guidance.weights.sds,
+        g1_weight=guidance.weights.g1,
+        g2_weight=guidance.weights.g2,
         g2_sign=guidance.g2_sign,
         guidance_scale=guidance.guidance_scale,
         inpaint_guidance_scale=guidance.inpaint_guidance_scale,
         first_timestep=guidance.first_timestep,
         last_timestep=guidance.last_timestep,
         weighting=guidance.timestep_weighting,
-        encode=guidance.encode,
+        # Without a posterior to draw from, encodings for each term would be the same.
+        encode="shared" if guidance.prior == "embedded" else guidance.encode,
         schedule=schedule_of(config),
     )
 
@@ -133,25 +129,6 @@ def binocular_options(config: GeometryConfig) -> BinocularOptions | None:
     return BinocularOptions(config.binocular_weight, config.binocular_shift, config.binocular_from)
 
 
-def prompt_of(config: GuidanceConfig, scene: Scene) -> str:
-    """The caption with its suffix: as given, from the file given, or from a `CAPTION_FILE` in the scene's folder.
-
-    Raises:
-      ConfigError: there is no caption.
-      DataError: the caption file cannot be read, or has none for this scene.
-    """
-    file = config.caption_file
-    if not config.prompt and file is None and (scene.path / CAPTION_FILE).is_file():
-        file = scene.path / CAPTION_FILE
-    caption = config.prompt if file is None else read_caption(file, scene.name)
-    if not caption:
-        raise ConfigError(
-            f"--guidance {config.guidance} needs to know what the photos show: --prompt 'a fern in front of a wall', "
-            f"or --caption-file FILE (there is no {scene.path / CAPTION_FILE} either)"
-        )
-    return caption + config.prompt_suffix
-
-
 def _sampler(config: TrainConfig, scene: Scene) -> PseudoViewSampler:
     cameras = scene.train_cameras
     bounds: np.ndarray | None = None
@@ -164,12 +141,6 @@ def _sampler(config: TrainConfig, scene: Scene) -> PseudoViewSampler:
         return pseudo_view_sampler(cameras, bounds, kind, list_length=config.pseudo.pseudo_list)
     except ValueError as error:
         raise ConfigError(f"scene {scene.name}, --pseudo-views {config.pseudo.pseudo_views}: {error}") from error
-
-
-def _diffusion(config: GuidanceConfig, prompt: str, say: Callable[[str], None]) -> DiffusionPrior:
-    plain, inpainting = find_stable_diffusion(config.prior_path)
-    say(f"reading diffusion models: plain {plain}, inpainting {inpainting}; prompt: {prompt!r}")
-    return load_stable_diffusion(plain, inpainting, prompt, config.negative_prompt, jnp.dtype(config.prior_dtype))
 
 
 def _depth(config: DepthConfig, scene: Scene, say: Callable[[str], None]) -> tuple[DepthPrior | None, DepthMaps | None]:

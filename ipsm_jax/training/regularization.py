@@ -53,7 +53,7 @@ class DepthMaps(NamedTuple):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["sampler", "diffusion", "depth_network", "depth_maps"],
+    data_fields=["sampler", "diffusion", "depth_network", "depth_maps", "distillation_weights"],
     meta_fields=["schedule", "distillation", "depth", "geometry", "binocular", "guidance_threshold"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Regularization:
       diffusion: for `distillation`.
       depth_network: for the depth of pseudo views; None leaves these out.
       depth_maps: of the training views, for `depth`.
+      distillation_weights: of the terms of distillation, in their order, in place of the options'; (k,) for a run, or
+        (B, k) for the runs of `batch.run_batch`.
       schedule: iterations with a pseudo view.
       distillation, depth, geometry, binocular: options, None = off.
       guidance_threshold: of the mask of warped pixels that the inpainting model is shown.
@@ -74,6 +76,7 @@ class Regularization:
     diffusion: DiffusionPrior | None = None
     depth_network: DepthPrior | None = None
     depth_maps: DepthMaps | None = None
+    distillation_weights: Float[Array, "... k"] | None = None
     schedule: GuidanceSchedule = dataclasses.field(default_factory=GuidanceSchedule)
     distillation: DistillationOptions | None = None
     depth: DepthOptions | None = None
@@ -99,6 +102,12 @@ class Regularization:
     def needs_warp(self) -> bool:
         """Whether a term needs the photo warped into the pseudo view."""
         return self.geometry is not None or (self.distillation is not None and self.distillation.needs_warp)
+
+
+def axes_of_weights(regularization: Regularization) -> Regularization:
+    """Axes for `vmap` over runs that differ in their `distillation_weights` and share all else."""
+    shared = jax.tree.map(lambda _: None, regularization)
+    return dataclasses.replace(shared, distillation_weights=0)  # type: ignore[arg-type]
 
 
 class PseudoViewPictures(NamedTuple):
@@ -229,7 +238,14 @@ def pseudo_view_terms(
             raise ValueError("distillation needs a diffusion prior")
         image, known = (None, None) if warp is None else (warp.image, warp.mask(regularization.guidance_threshold))
         terms["distillation"], info = distillation_loss(
-            view.key, options, regularization.diffusion, rendering.color, image, known, view.iteration
+            view.key,
+            options,
+            regularization.diffusion,
+            rendering.color,
+            image,
+            known,
+            view.iteration,
+            regularization.distillation_weights,
         )
     pictures = PseudoViewPictures(warp, info)
     return terms, lax.stop_gradient(pictures)

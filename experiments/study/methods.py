@@ -1,0 +1,85 @@
+"""What the study compares: names, settings, and the paper's figures of the same methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ipsm_jax.config import GuidanceConfig, OptimizationConfig, PseudoViewConfig, TrainConfig, preset_settings
+from ipsm_jax.config.regularization import Prior
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the tables.
+
+    Attributes:
+      title: what the tables call it.
+      guidance: what is added to the photometric loss.
+      published: the paper's PSNR, SSIM and LPIPS (unscaled) on LLFF with 3 views, or None where it has no such row.
+    """
+
+    title: str
+    guidance: GuidanceConfig
+    published: tuple[float, float, float] | None
+
+
+METHODS = {
+    "base": Method("Base", GuidanceConfig(), (19.00, 0.625, 0.254)),
+    "sds": Method("SDS, guidance 7.5", GuidanceConfig("sds"), (18.80, 0.647, 0.267)),
+    "sds-100": Method("SDS, guidance 100", GuidanceConfig("sds", guidance_scale=100.0), (17.53, 0.576, 0.367)),
+    "g1": Method("G1", GuidanceConfig("g1"), (19.22, 0.636, 0.245)),
+    "ipsm": Method("G1 + G2 [C]", GuidanceConfig("ipsm"), (19.60, 0.670, 0.229)),
+    "ipsm-paper-sign": Method("G1 + G2 [P]", GuidanceConfig("ipsm", g2_sign="paper"), None),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all methods and scenes have in common.
+
+    Attributes:
+      iterations: of each training.
+      init: starting points, as in `ipsm-jax train`.
+      data_root: folder that holds the scenes.
+      prior: which diffusion models.
+      prior_path: their folder, if not the usual one.
+      prompt: for Stable Diffusion; "" looks for a caption in the scene's folder.
+    """
+
+    iterations: int = 1000
+    init: str = "auto"
+    data_root: Path | None = None
+    prior: Prior = "embedded"
+    prior_path: Path | None = None
+    prompt: str = ""
+
+    def config(self, scene: str, downscale: int, guidance: GuidanceConfig) -> TrainConfig:
+        """Settings of a training: the scene's preset, with everything in time scaled to so few iterations.
+
+        Pseudo views come in iterations 0.2 to 0.95 of all, ramped over 0.05, as published; harmonics rise and density
+        control begins after 0.05. Opacities are not reset: the published reset comes with the first pseudo view.
+        """
+        own, published = preset_settings("", scene), PseudoViewConfig()
+        share = self.iterations / OptimizationConfig.iterations
+
+        def scaled(iterations: int) -> int:
+            return max(1, round(iterations * share))
+
+        optimization = replace(own.optimization, iterations=self.iterations, sh_degree_interval=scaled(500))
+        pseudo = replace(
+            own.pseudo,
+            pseudo_from=scaled(published.pseudo_from),
+            pseudo_until=scaled(published.pseudo_until),
+            pseudo_ramp=scaled(published.pseudo_ramp),
+            pseudo_list=0,
+        )
+        return replace(
+            own,
+            data=replace(own.data, scene=scene, downscale=downscale, data_root=self.data_root),
+            init=replace(own.init, init=self.init),
+            optimization=optimization,
+            density=replace(own.density, density_from=scaled(500), opacity_reset_at=0),
+            pseudo=pseudo,
+            guidance=replace(guidance, prior=self.prior, prior_path=self.prior_path, prompt=self.prompt),
+        )

@@ -22,6 +22,7 @@ def test_doctor_reports_what_matters(capsys):
         "kernels",
         "devices",
         "LPIPS weights",
+        "embedded prior",
         "diffusion weights",
         "depth network",
         "XLA FFI",
@@ -84,14 +85,14 @@ def test_doctor_checks_the_weights_of_priors_it_finds(priors, monkeypatch):
     plain, inpainting = importlib.import_module("tiny_checkpoint").write_pair(priors)
     tiny_depth = importlib.import_module("tiny_depth")
     tiny_depth.write_depth_network(priors / "network", tiny_depth.HYBRID)
-    diffusion, depth = doctor.prior_findings()
+    _, diffusion, depth = doctor.prior_findings()
     assert diffusion.ok is depth.ok is True
     assert f"plain: {plain}; inpainting: {inpainting}" in diffusion.text
     assert depth.text.startswith("dpt, complete, ") and depth.text.endswith(f"in {priors / 'network'}")
     weights = inpainting / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     (priors / "network" / "model.safetensors").write_text("")
-    diffusion, depth = doctor.prior_findings()
+    _, diffusion, depth = doctor.prior_findings()
     assert depth.ok is None and str(priors / "network") in depth.text
     assert diffusion.ok is None and f"{weights} " in diffusion.text and "damaged or cut off" in diffusion.text
 

@@ -1,4 +1,4 @@
-"""The train command with a Stable Diffusion of the real layout and tiny size: SDS, G1, G1 + G2, and what it refuses."""
+"""The train command with diffusion priors of the real layouts and tiny size: SDS, G1, G1 + G2, and what it refuses."""
 
 import json
 
@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from tiny_checkpoint import write_pair
+from tiny_embedded import write_embedded_prior
 from tiny_run import tiny_gaussians, write_scene
 
 from ipsm_jax.data.ply import write_gaussians_ply
@@ -14,13 +15,13 @@ from ipsm_jax.training.checkpoint import load_run
 
 pytestmark = pytest.mark.usefixtures("own_caches")
 
-GUIDED = ["--pseudo-from", "2", "--pseudo-until", "12", "--pseudo-ramp", "1", "--prompt", "a wall of noise"]
+SCHEDULE = ["--pseudo-from", "2", "--pseudo-until", "12", "--pseudo-ramp", "1"]
+GUIDED = [*SCHEDULE, "--prompt", "a wall of noise"]
 METHODS = {
     "base": [],
-    "sds": ["--guidance", "sds", *GUIDED],
-    "g1": ["--guidance", "g1", *GUIDED],
-    "ipsm": ["--guidance", "ipsm", *GUIDED],
-    "paper-sign": ["--guidance", "ipsm", "--g2-sign", "paper", *GUIDED],
+    "sds": ["--guidance", "sds", *SCHEDULE],
+    "ipsm": ["--guidance", "ipsm", *SCHEDULE],
+    "paper-sign": ["--guidance", "ipsm", "--g2-sign", "paper", *SCHEDULE],
 }
 
 
@@ -40,6 +41,11 @@ def scene(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    return write_embedded_prior(tmp_path_factory.mktemp("embedded"))
+
+
+@pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("priors")
     write_pair(folder)
@@ -52,10 +58,10 @@ def command(scene, out, *more):
     return [str(part) for part in (*options, *more)]
 
 
-def test_each_guidance_trains_its_own_way_and_leaves_pictures(scene, weights, tmp_path):
+def test_each_guidance_trains_its_own_way_and_leaves_pictures(scene, embedded, tmp_path):
     states = {}
     for name, options in METHODS.items():
-        prior = ["--prior-path", weights, "--prior-dtype", "float32"] if options else []
+        prior = ["--prior", "embedded", "--prior-path", embedded] if options else []
         assert main(command(scene, tmp_path, "--name", name, *options, *prior)) == 0
         _, states[name] = load_run(tmp_path / name)
         log = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
@@ -76,13 +82,17 @@ def test_each_guidance_trains_its_own_way_and_leaves_pictures(scene, weights, tm
             assert not np.array_equal(means[one], means[other]), f"{one} and {other} trained alike"
 
 
-def test_a_guided_run_that_was_stopped_ends_as_an_uninterrupted_one(scene, weights, tmp_path):
-    guided = [*METHODS["ipsm"], "--geometry", "--prior-path", weights]
+def test_a_run_by_stable_diffusion_that_was_stopped_ends_as_an_uninterrupted_one(scene, weights, tmp_path):
+    guided = ["--guidance", "ipsm", *GUIDED, "--geometry", "--prior-path", weights]
     assert main(command(scene, tmp_path, "--name", "whole", *guided)) == 0
     assert main(command(scene, tmp_path, "--name", "parts", *guided, "--checkpoint-every", 5)) == 0
     for path in (tmp_path / "parts" / "checkpoints").glob("*12*"):
         path.unlink()
     assert main(command(scene, tmp_path, "--name", "parts", "--resume")) == 0
+    log = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert all(
+        line["terms"]["distillation"] > 0 for line in log if line.get("iteration", 0) in (8, 12) and "terms" in line
+    )
     whole, parts = (load_run(tmp_path / name)[1] for name in ("whole", "parts"))
     assert np.asarray(whole.gaussians.means).tobytes() == np.asarray(parts.gaussians.means).tobytes()
 
@@ -98,6 +108,8 @@ def test_a_guided_run_that_was_stopped_ends_as_an_uninterrupted_one(scene, weigh
         (["--depth", "maps"], "--depth maps needs --depth-path"),
         (["--depth", "maps", "--depth-path", "nowhere"], "nowhere"),
         (["--depth", "network", "--depth-path", "nowhere", *GUIDED[:4]], "nowhere"),
+        (["--guidance", "sds", *GUIDED, "--prior", "embedded"], "embedded prior understands no words"),
+        (["--guidance", "sds", *SCHEDULE, "--prior", "embedded", "--prior-path", "nowhere"], "nowhere is incomplete"),
         # What is missing is said before anything that takes time, like dense stereo.
         (["--guidance", "ipsm", *GUIDED, "--prior-path", "nowhere", "--init", "stereo"], "nowhere"),
     ],

@@ -98,16 +98,19 @@ def _nothing(protocol: Protocol, asked: list[str], missing: dict[str, str], data
     return "\n".join([*lines, protocol.help])
 
 
-def usable_defaults(extra: list[str]) -> tuple[list[str], list[str]]:
+def usable_defaults(extra: list[str], depth: str, depth_path: Path | None) -> tuple[list[str], list[str]]:
     """The default methods whose weights are here, and a sentence for each that is left out."""
-    config = parse_command_line(["--scene", "demo", *extra])
+    config = parse_command_line(["--scene", "any", *extra])
     try:
-        find_stable_diffusion(config.guidance.prior_path)
-        find_depth_network(config.depth.depth_path)
+        if config.guidance.prior == "stable-diffusion":
+            find_stable_diffusion(config.guidance.prior_path)
+        if depth == "network":
+            find_depth_network(depth_path)
     except PriorError:
         return ["base"], [
             "ipsm-gaussian is left out: not all of plain and inpainting Stable Diffusion and a depth network were "
-            "found (ipsm-jax doctor says where they are looked for, and how to get them)"
+            "found (ipsm-jax doctor says where they are looked for, and how to get them). Without any: --depth stereo "
+            "-- --prior embedded"
         ]
     return list(DEFAULT_METHODS), []
 
@@ -161,7 +164,9 @@ def _train(protocol: Protocol, args: argparse.Namespace, out: Path, path: Path) 
     if not found:
         raise SystemExit(_nothing(protocol, asked, missing, args.data_root))
     try:
-        methods, remarks = (args.methods, []) if args.methods else usable_defaults(args.extra)
+        methods, remarks = (
+            (args.methods, []) if args.methods else usable_defaults(args.extra, args.depth, args.depth_path)
+        )
     except ConfigError as error:
         raise SystemExit(str(error)) from error
     unmasked = [scene for scene, one in found.items() if protocol.masked and not one.masks]

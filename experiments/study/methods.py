@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from published import PUBLISHED, Published
+
 from ipsm_jax.config import GuidanceConfig, OptimizationConfig, PseudoViewConfig, TrainConfig, preset_settings
 from ipsm_jax.config.regularization import Prior
 
@@ -16,22 +18,26 @@ class Method:
     Attributes:
       title: what the tables call it.
       guidance: what is added to the photometric loss.
-      published: the paper's PSNR, SSIM and LPIPS (unscaled) on LLFF with 3 views, or None where it has no such row.
     """
 
     title: str
     guidance: GuidanceConfig
-    published: tuple[float, float, float] | None
 
 
 METHODS = {
-    "base": Method("Base", GuidanceConfig(), (19.00, 0.625, 0.254)),
-    "sds": Method("SDS, guidance 7.5", GuidanceConfig("sds"), (18.80, 0.647, 0.267)),
-    "sds-100": Method("SDS, guidance 100", GuidanceConfig("sds", guidance_scale=100.0), (17.53, 0.576, 0.367)),
-    "g1": Method("G1", GuidanceConfig("g1"), (19.22, 0.636, 0.245)),
-    "ipsm": Method("G1 + G2 [C]", GuidanceConfig("ipsm"), (19.60, 0.670, 0.229)),
-    "ipsm-paper-sign": Method("G1 + G2 [P]", GuidanceConfig("ipsm", g2_sign="paper"), None),
+    "base": Method("Base", GuidanceConfig()),
+    "sds": Method("SDS, guidance 7.5", GuidanceConfig("sds")),
+    "sds-100": Method("SDS, guidance 100", GuidanceConfig("sds", guidance_scale=100.0)),
+    "g1": Method("G1", GuidanceConfig("g1")),
+    "ipsm": Method("G1 + G2 [C]", GuidanceConfig("ipsm")),
+    "ipsm-paper-sign": Method("G1 + G2 [P]", GuidanceConfig("ipsm", g2_sign="paper")),
 }
+"""By the names that ablation.py has for them."""
+
+
+def published(method: str) -> Published | None:
+    """The paper's figures of a method on LLFF with 3 views, or None where it has no such row."""
+    return next((row for row in PUBLISHED["llff", 3] if row.method == method), None)
 
 
 @dataclass(frozen=True)

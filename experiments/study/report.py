@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ipsm_jax.reporting.files import atomic_write, write_png
 from ipsm_jax.reporting.pictures import strip
 from study.claims import CLAIMS, judge
-from study.methods import METHODS
+from study.methods import METHODS, published
 
 COLUMNS = {
     "psnr": ("PSNR", 2),
@@ -89,14 +89,14 @@ def figures_table(batches: dict[str, dict[str, Any]]) -> str:
 def published_table(methods: Sequence[str]) -> str:
     """Markdown: the paper's figures of the methods, on LLFF with 3 views and Stable Diffusion."""
     lines = ["| the paper, LLFF, 3 views | PSNR | SSIM | LPIPS, unscaled | PSNR - Base |", "|---|---|---|---|---|"]
-    base = METHODS["base"].published
+    base = published("base")
     for method in methods:
-        found = METHODS[method].published
+        found = published(method)
         cells = [METHODS[method].title]
         if found is None or base is None:
             cells += ["not published"] * 4
         else:
-            cells += [f"{found[0]:.2f}", f"{found[1]:.3f}", f"{found[2]:.3f}", f"{found[0] - base[0]:+.2f}"]
+            cells += [f"{found.psnr:.2f}", f"{found.ssim:.3f}", f"{found.lpips:.3f}", f"{found.psnr - base.psnr:+.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -108,8 +108,8 @@ def claims_table(batches: dict[str, dict[str, Any]]) -> str:
         if claim.better not in batches or claim.worse not in batches:
             continue
         verdict = judge(*(batches[method]["looks"][-1]["psnr"] for method in (claim.better, claim.worse)))
-        published = "not given" if claim.published is None else f"{claim.published:+.2f}"
-        lines.append(f"| {claim.text} | {published} | {mean_and_deviation(verdict.gains, 2, '+')} | {verdict.word} |")
+        theirs = "not given" if claim.published is None else f"{claim.published:+.2f}"
+        lines.append(f"| {claim.text} | {theirs} | {mean_and_deviation(verdict.gains, 2, '+')} | {verdict.word} |")
     return "\n".join(lines)
 
 

@@ -80,7 +80,8 @@ def write_report(
       history: records of log.jsonl; keys iteration, loss, psnr, gaussians, test_psnr are drawn where present.
       config, environment: shown folded, as they are.
       heading: what the views are.
-      run_folder: folder of video.mp4, which the page shows as soon as it is there; default: `folder`.
+      run_folder: folder of video.mp4, which the page shows as soon as it is there, and of diagnostics/; default:
+        `folder`.
     """
     variants = metrics.get("variants", {})
     sections = [
@@ -91,6 +92,7 @@ def write_report(
         _views(views, metrics.get("views", {}), folder),
         _video(folder, folder if run_folder is None else run_folder),
         _curves(history),
+        _pseudo_views(folder, folder if run_folder is None else run_folder),
         "<h2>Metrics</h2>",
         _metrics_table(metrics),
         "<h2>Run</h2>",
@@ -195,6 +197,20 @@ def _video(folder: Path, run_folder: Path) -> str:
         f'<h2>Video</h2><video src="{source}" controls autoplay loop muted playsinline></video>'
         f'<p class="soft" hidden>No video yet: <code>{command}</code></p>'
     )
+
+
+def _pseudo_views(folder: Path, run_folder: Path) -> str:
+    """What the terms on pseudo views saw: the last picture of diagnostics/, and the earlier ones folded."""
+    figures = [
+        f'<figure><img src="{_address(path, folder)}" loading="lazy" alt="pseudo view" style="width: 100%">'
+        f"<figcaption>iteration {int(path.stem.rpartition('_')[2])}</figcaption></figure>"
+        for path in sorted((run_folder / "diagnostics").glob("iteration_*.png"))
+    ]
+    if not figures:
+        return ""
+    *earlier, last = figures
+    folded = f"<details><summary>{len(earlier)} earlier</summary>{''.join(earlier)}</details>" if earlier else ""
+    return f"<h2>Pseudo views</h2>{last}{folded}"
 
 
 def _color_scale() -> str:

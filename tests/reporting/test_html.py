@@ -101,6 +101,18 @@ def test_the_page_shows_pictures_figures_and_reasons(tmp_path):
     assert [video["src"] for video in page.all("video")] == ["video.mp4"]
 
 
+def test_pictures_of_pseudo_views_are_shown_the_last_one_first(tmp_path):
+    assert "Pseudo views" not in make_report(tmp_path).text
+    for iteration in (501, 1001, 1501):
+        write_png(tmp_path / "diagnostics" / f"iteration_{iteration:06}.png", np.zeros((4, 6, 3)))
+    page = make_report(tmp_path)
+    shown = [image["src"] for image in page.all("img") if (image.get("src") or "").startswith("diagnostics/")]
+    assert shown == [f"diagnostics/iteration_00{n}.png" for n in ("1501", "0501", "1001")]
+    assert "2 earlier" in page.text and "iteration 1501" in page.text
+    elsewhere = make_report(tmp_path / "again", run_folder=tmp_path)
+    assert "../diagnostics/iteration_000501.png" in [image.get("src") for image in elsewhere.all("img")]
+
+
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
     page = make_report(tmp_path)
     for _, attributes in page.elements:

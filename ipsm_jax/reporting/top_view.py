@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from ipsm_jax.scene.camera import Camera
-from ipsm_jax.sfm.world import upright_axes
+from ipsm_jax.scene.trajectories import upright_axes
 
 PAPER, INK = (251, 250, 248), (70, 74, 80)
 _MARGIN = 0.08  # of the picture, empty on each side

@@ -149,6 +149,19 @@ def average_pose(cameras: Camera) -> Float[np.ndarray, "4 4"]:
     return pose
 
 
+def upright_axes(rotations: Float[np.ndarray, "v 3 3"]) -> Float[np.ndarray, "3 3"]:
+    """Rows right, forward, up: up is the mean of the V cameras' ups, forward is how the first one looks, made level."""
+    up = -rotations[:, 1].mean(axis=0)
+    if np.linalg.norm(up) < 0.2:  # the cameras are turned every way: no up is better than another
+        up = -rotations[0, 1]
+    up = up / np.linalg.norm(up)
+    forward = rotations[0, 2] - (rotations[0, 2] @ up) * up
+    if np.linalg.norm(forward) < 1e-3:  # the first camera looks straight down
+        forward = rotations[0, 1] - (rotations[0, 1] @ up) * up
+    forward = forward / np.linalg.norm(forward)
+    return np.stack([np.cross(forward, up), forward, up])
+
+
 def focus_depth(bounds: Float[np.ndarray, "v 2"]) -> float:
     """Depth to look at: 1 / (0.25 / close + 0.75 / far), close = 0.9 x nearest, far = 5 x farthest (METHOD section 5).
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
 
+from ipsm_jax.scene.trajectories import upright_axes
 from ipsm_jax.sfm.mapping import Solution
 
 MEDIAN_DEPTH = 10.0
@@ -33,16 +33,3 @@ def _depths(solution: Solution) -> np.ndarray:
     points = solution.points
     matrices = solution.camera_from_world[points.views]
     return np.einsum("ti,ti->t", matrices[:, 2, :3], points.positions[points.points]) + matrices[:, 2, 3]
-
-
-def upright_axes(rotations: Float[np.ndarray, "v 3 3"]) -> Float[np.ndarray, "3 3"]:
-    """Rows right, forward, up: up is the mean of the V cameras' ups, forward is how the first one looks, made level."""
-    up = -rotations[:, 1].mean(axis=0)
-    if np.linalg.norm(up) < 0.2:  # the cameras are turned every way: no up is better than another
-        up = -rotations[0, 1]
-    up = up / np.linalg.norm(up)
-    forward = rotations[0, 2] - (rotations[0, 2] @ up) * up
-    if np.linalg.norm(forward) < 1e-3:  # the first camera looks straight down
-        forward = rotations[0, 1] - (rotations[0, 1] @ up) * up
-    forward = forward / np.linalg.norm(forward)
-    return np.stack([np.cross(forward, up), forward, up])

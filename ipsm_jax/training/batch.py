@@ -78,7 +78,8 @@ def stack_states(states: Sequence[TrainState]) -> TrainState:
 
 def state_of(states: TrainState, run: int) -> TrainState:
     """The state of one run of a batch."""
-    return jax.tree.map(lambda a: a[run], states._replace(step=None))._replace(step=states.step)
+    step = states.step
+    return jax.tree.map(lambda a: step if a is step else a[run], states)
 
 
 def events_of(config: TrainConfig) -> Events:
@@ -147,6 +148,20 @@ def _precede(
 
 
 _run_batch = jax.jit(run_batch, static_argnums=(0, 1, 7))
+
+
+def _run(
+    config: TrainConfig,
+    events: Events,
+    views: TrainingViews,
+    states: TrainState,
+    count: int,
+    regularization: Regularization | None,
+    pair_capacity: int,
+) -> tuple[TrainState, BatchInfo, Array]:
+    return _run_batch(config.optimization, config.density, events, views, states, count, regularization, pair_capacity)
+
+
 _grow = jax.jit(
     lambda states, capacity: jax.vmap(partial(grow, capacity=capacity), (SHARED_STEP,), SHARED_STEP)(states),
     static_argnums=1,
@@ -183,9 +198,7 @@ def train_batch(
         count = min(every - done % every, last - done)
         while True:
             (new, info, _), room = fit_pairs(
-                lambda c, states=states, count=count: _run_batch(
-                    config.optimization, config.density, events, views, states, count, regularization, c
-                ),
+                partial(_run, config, events, views, states, count, regularization),
                 lambda result: result[2],
                 max(room, default_pair_capacity(states.gaussians.means.shape[1])),
             )

@@ -51,7 +51,7 @@ def prepare_regularization(config: TrainConfig, scene: Scene, say: Callable[[str
     check_requirements(config, scene)
     sampler = _sampler(config, scene) if config.wants_pseudo_views else None
     diffusion = diffusion_prior(config.guidance, scene, say) if config.guidance.guidance != "none" else None
-    network, maps = _depth(config.depth, scene, say)
+    network, maps = _depth(config, scene, say)
     return Regularization(
         sampler=sampler,
         diffusion=diffusion,
@@ -143,8 +143,11 @@ def _sampler(config: TrainConfig, scene: Scene) -> PseudoViewSampler:
         raise ConfigError(f"scene {scene.name}, --pseudo-views {config.pseudo.pseudo_views}: {error}") from error
 
 
-def _depth(config: DepthConfig, scene: Scene, say: Callable[[str], None]) -> tuple[DepthPrior | None, DepthMaps | None]:
+def _depth(
+    settings: TrainConfig, scene: Scene, say: Callable[[str], None]
+) -> tuple[DepthPrior | None, DepthMaps | None]:
     """The network, if there is one, and the maps of the training views, if there are any."""
+    config = settings.depth
     if config.depth == "none":
         return None, None
     train = list(scene.train)
@@ -159,8 +162,9 @@ def _depth(config: DepthConfig, scene: Scene, say: Callable[[str], None]) -> tup
         with stereo_progress() as progress:
             depths = scene_depths(scene, progress=progress)
         say(f"depth of {len(train)} training views from dense stereo, known at {depths.confident.mean():.0%} of pixels")
-        for sentence in depth_warnings(scene, depths):
-            say(sentence)
+        if settings.init.init not in ("auto", "stereo"):  # the dense start has said it
+            for sentence in depth_warnings(scene, depths):
+                say(sentence)
         return None, DepthMaps(jnp.asarray(depths.depth), jnp.asarray(depths.confident))
     if config.depth == "maps":
         assert config.depth_path is not None  # the settings see to that

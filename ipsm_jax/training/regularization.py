@@ -107,7 +107,7 @@ class Regularization:
 def axes_of_weights(regularization: Regularization) -> Regularization:
     """Axes for `vmap` over runs that differ in their `distillation_weights` and share all else."""
     shared = jax.tree.map(lambda _: None, regularization)
-    return dataclasses.replace(shared, distillation_weights=0)  # type: ignore[arg-type]
+    return dataclasses.replace(shared, distillation_weights=0)
 
 
 class PseudoViewPictures(NamedTuple):

@@ -12,10 +12,11 @@ from ipsm_jax.data.colmap_write import NO_POINTS, write_colmap_text
 from ipsm_jax.data.lenses import PINHOLE, distort, make_lens, undistort
 from ipsm_jax.data.llff import read_llff
 from ipsm_jax.data.load import load_scene
+from ipsm_jax.scene.trajectories import upright_axes
 from ipsm_jax.sfm.photos import Photo, _scene_names
 from ipsm_jax.sfm.scene_folder import kept_points, write_bounds, write_scene
 from ipsm_jax.sfm.sources import capture_sources, solved_sources
-from ipsm_jax.sfm.world import MEDIAN_DEPTH, level, upright_axes
+from ipsm_jax.sfm.world import MEDIAN_DEPTH, level
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_claims_carry_the_papers_figures():
 def test_tables_and_curves_come_from_what_is_written(tmp_path, monkeypatch):
     for method, gain in (("base", 0.0), ("sds", -1.0)):
         write_batch(tmp_path / "fern", method, gain)
-    monkeypatch.setattr("study.report.modes_picture", lambda *_: [[[0, 0, 0]]])
+    monkeypatch.setattr("study.report.modes_picture", lambda *_: [[[0.0, 0.0, 0.0]]])
     text = write_study(tmp_path, ["fern"], list(METHODS))
     assert (tmp_path / "study.md").read_text() == text
     assert "| Base | 20.51 ± 0.71 | 0.650 ± 0.071 | 0.250 ± 0.071 | 0.150 ± 0.071 |  | 45 | 12 |" in text

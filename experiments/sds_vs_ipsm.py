@@ -11,13 +11,11 @@ Writes <out>/<scene>/<method>/result.json first, and at the end makes study.md a
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 from study.methods import METHODS, Study
 from study.report import write_study
-from study.trainings import start_of, train_and_measure
+from study.trainings import finished, start_of, train_and_measure
 from study.tuning import tune
 
 from ipsm_jax.training.environment import enable_compilation_cache
@@ -50,7 +48,7 @@ def main() -> None:
             folder = args.out / Path(scene).name / method
             facts = {"scene": Path(scene).name, "method": method, "seeds": args.seeds, "prior": args.prior}
             facts |= {"init": args.init, "downscale": downscale, "guidance_weights": config.guidance.weights._asdict()}
-            if is_finished(folder, facts | {"iterations": args.iterations}):
+            if finished(folder, facts | {"iterations": args.iterations}) is not None:
                 print(f"{folder} is finished", flush=True)
                 continue
             if start is None:
@@ -67,22 +65,6 @@ def parse_scene(text: str) -> tuple[str, int]:
     if not name or not downscale.isdigit():
         raise SystemExit(f"a scene is name:downscale, for example fern:16; got {text!r}")
     return name, int(downscale)
-
-
-def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
-    """Whether a batch is done.
-
-    Raises:
-      SystemExit: the folder holds the result of other settings.
-    """
-    path = folder / "result.json"
-    if not path.exists():
-        return False
-    found = json.loads(path.read_text())
-    changed = [f"{name} {found.get(name)} -> {value}" for name, value in facts.items() if found.get(name) != value]
-    if changed:
-        raise SystemExit(f"{folder} holds a batch with other settings ({'; '.join(changed)}): choose another --out")
-    return True
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import resource
 import sys
 import time
@@ -159,6 +160,22 @@ def train_and_measure(
     }
     write_json(folder / "result.json", result)
     return result
+
+
+def finished(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of a batch that is done, or None.
+
+    Raises:
+      SystemExit: the folder holds the result of other settings.
+    """
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    changed = [f"{name} {found.get(name)} -> {value}" for name, value in facts.items() if found.get(name) != value]
+    if changed:
+        raise SystemExit(f"{folder} holds a batch with other settings ({'; '.join(changed)}): choose another --out")
+    return found
 
 
 def peak_memory_mib() -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ipsm_jax.config import GuidanceConfig
 from study.methods import METHODS, Study
-from study.trainings import start_of, train_and_measure
+from study.trainings import finished, start_of, train_and_measure
 
 WEIGHTS = (0.02, 0.06, 0.2, 0.6, 2.0, 6.0)
 """Compared for each term; 0.2 and 2 are the published ones of G1 and of SDS and G2."""
@@ -50,7 +50,10 @@ def _batch(
 ) -> dict[str, Any]:
     config = study.config(scene, downscale, METHODS[method].guidance)
     states = start.states if weights is None else start.states * (len(weights) // seeds)
-    facts = {"scene": scene, "method": method, "seeds": seeds, "prior": study.prior}
+    facts = {"scene": scene, "downscale": downscale, "method": method, "seeds": seeds, "prior": study.prior}
+    settings = {"iterations": study.iterations, "weights": None if weights is None else weights.tolist()}
+    if (done := finished(folder / method, facts | settings)) is not None:
+        return done
     print(f"{scene}, {METHODS[method].title}, {len(states)} runs", flush=True)
     return train_and_measure(config, start, states, folder / method, facts, weights)
 

@@ -25,7 +25,8 @@ from study.trainings import Start, measure, start_of
 
 from ipsm_jax.config import TrainConfig
 from ipsm_jax.reporting.files import write_json
-from ipsm_jax.training.batch import BatchInfo, stack_states, state_of, train_batch
+from ipsm_jax.training.batch import BatchInfo, Given, shared, stack_states, state_of
+from ipsm_jax.training.batch_loop import train_batch
 from ipsm_jax.training.loop import train
 from ipsm_jax.training.prepare_regularization import prepare_regularization
 from ipsm_jax.training.regularization import Regularization
@@ -79,7 +80,8 @@ def together(
             early.append(states)
 
     began = time.perf_counter()
-    last = train_batch(config, start.views, stack_states(start.states), EARLY, look, regularization)
+    batch = shared(Given(start.views, regularization))
+    last = train_batch(config, batch, stack_states(start.states), EARLY, look)
     jax.block_until_ready(last)
     return early[0], last, time.perf_counter() - began
 

@@ -23,7 +23,8 @@ from ipsm_jax.metrics import psnr, ssim
 from ipsm_jax.metrics.perceptual import load_lpips, lpips
 from ipsm_jax.rasterizer import Rendering, compiled_renderer
 from ipsm_jax.reporting.files import to_uint8, write_json, write_png
-from ipsm_jax.training.batch import BatchInfo, stack_states, state_of, train_batch
+from ipsm_jax.training.batch import BatchInfo, Given, shared, stack_given, stack_states, state_of
+from ipsm_jax.training.batch_loop import train_batch
 from ipsm_jax.training.prepare_regularization import prepare_regularization
 from ipsm_jax.training.setup import first_state, load_scene_from_config, training_views
 from ipsm_jax.training.state import TrainState
@@ -121,8 +122,12 @@ def train_and_measure(
     density = dataclasses.replace(config.density, max_gaussians=start.max_gaussians)
     config = dataclasses.replace(config, density=density)
     regularization = prepare_regularization(config, start.scene, say)
+    batch = shared(Given(start.views, regularization))
     if regularization is not None and weights is not None:
-        regularization = dataclasses.replace(regularization, distillation_weights=jnp.asarray(weights, jnp.float32))
+        rows = jnp.asarray(weights, jnp.float32)
+        batch = stack_given(
+            [Given(start.views, dataclasses.replace(regularization, distillation_weights=row)) for row in rows]
+        )
     iterations, looks, measuring = config.optimization.iterations, [], 0.0
     pictures: list[dict[str, np.ndarray]] = []
 
@@ -143,7 +148,7 @@ def train_and_measure(
         figures = " ".join(f"{value:.2f}" for value in looks[-1]["psnr"])
         say(f"  {states.step}/{iterations}  PSNR {figures} dB  {seconds:.0f} s, measuring {measuring:.0f} s")
 
-    train_batch(config, start.views, stack_states(states), -(-iterations // LOOKS), look, regularization)
+    train_batch(config, batch, stack_states(states), -(-iterations // LOOKS), look)
     for run, views in enumerate(pictures):
         for name, picture in views.items():
             write_png(folder / f"run{run}_{Path(name).stem}.png", picture)

@@ -1,17 +1,17 @@
-"""Several runs of one scene at once: their iterations in one program, `vmap` over the states.
+"""Several runs at once: their iterations in one program, `vmap` over the states.
 
-What differs between the runs is in their states (the key, hence all that is random; starting points; slots in use) and,
-where a term's weight is to be compared, in `Regularization.distillation_weights`. Scene, settings and the iteration are
-shared, so that what is due in an iteration is a condition and not a choice between both branches.
+Runs of a batch have the same settings, but for the seed, and pictures of the same size. They may be of one scene or of
+several, and may differ in any array of their views and regularization; what they share is there once. The iteration is
+shared too, so that what is due in it is a condition and not a choice between both branches.
 
-Density control and opacity resets are part of the program. They come before the iteration that they are due before, not
-after the one that they follow: between two calls a state is as the last iteration left it, which is how it is to be
-looked at.
+Density control and resets of the opacities are part of the program. Those that are due after the last iteration of a
+call are left to `follow_batch`: before them a state is as training left it, which is how it is to be looked at, and
+after them it is what a single run saves and goes on from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -22,10 +22,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ipsm_jax.config import DensityConfig, OptimizationConfig, TrainConfig
-from ipsm_jax.rasterizer.native import default_pair_capacity
-from ipsm_jax.rasterizer.pairs import fit_pairs
 from ipsm_jax.training.density import control_density, is_due, reset_is_due, reset_opacity
-from ipsm_jax.training.regularization import Regularization, axes_of_weights
+from ipsm_jax.training.regularization import Regularization
 from ipsm_jax.training.state import TrainState, grow
 from ipsm_jax.training.step import StepInfo, TrainingViews, train_step
 
@@ -34,15 +32,38 @@ SHARED_STEP = TrainState(0, 0, 0, 0, None, 0)  # type: ignore[arg-type]
 
 
 class Events(NamedTuple):
-    """What is due before each iteration; index i stands for what follows the i-th, hence comes before number i + 1.
+    """What follows each iteration; index i stands for the i-th, counted from 1. Without the axis: what follows one.
 
     Attributes:
       density: density control.
       reset: a reset of the opacities.
     """
 
-    density: Bool[np.ndarray, " n"]
-    reset: Bool[np.ndarray, " n"]
+    density: Bool[Array, " n"] | Bool[np.ndarray, " n"]
+    reset: Bool[Array, " n"] | Bool[np.ndarray, " n"]
+
+
+class Given(NamedTuple):
+    """What runs are trained on: of one run, or of a batch."""
+
+    views: TrainingViews
+    regularization: Regularization | None
+
+
+class Batch(NamedTuple):
+    """What the runs of a batch are trained on.
+
+    Attributes:
+      given: arrays that differ between the runs have a leading axis.
+      mapped: for each array of `given`, in the order of its leaves, whether it has that axis; hashable.
+    """
+
+    given: Given
+    mapped: tuple[bool, ...]
+
+    def axes(self) -> Given:
+        """For `vmap`."""
+        return jax.tree.unflatten(jax.tree.structure(self.given), [0 if m else None for m in self.mapped])
 
 
 class BatchInfo(NamedTuple):
@@ -51,14 +72,39 @@ class BatchInfo(NamedTuple):
     Attributes:
       loss: (B,) mean of all that was minimized.
       psnr: (B,) mean PSNR of the training views, in dB.
+      terms: (B,) means of the weighted parts of the loss, by name.
+      pairs: (B,) the most (Gaussian, tile) pairs that a rendering took.
       gaussians: (B,) in use at the end.
       refused: (B,) new Gaussians that density control found no slot for.
     """
 
     loss: Float[Array, " b"]
     psnr: Float[Array, " b"]
+    terms: dict[str, Float[Array, " b"]]
+    pairs: Int[Array, " b"]
     gaussians: Int[Array, " b"]
     refused: Int[Array, " b"]
+
+
+def shared(given: Given) -> Batch:
+    """A batch of runs that are trained on the same and differ in their states alone."""
+    return Batch(given, (False,) * len(jax.tree.leaves(given)))
+
+
+def stack_given(runs: Sequence[Given]) -> Batch:
+    """A batch of runs that are trained on different things; arrays that are the same object in all stay single.
+
+    Raises:
+      ValueError: none, or things that differ in more than the content of arrays: sizes, options, kinds of pseudo views.
+    """
+    structures = {jax.tree.structure(given) for given in runs}
+    shapes = {tuple((a.shape, a.dtype) for a in map(jnp.asarray, jax.tree.leaves(given))) for given in runs}
+    if len(structures) != 1 or len(shapes) != 1:
+        raise ValueError("runs of a batch need the same options, number of views and sizes of pictures")
+    columns = list(zip(*(jax.tree.leaves(given) for given in runs), strict=True))
+    mapped = tuple(any(a is not column[0] for a in column) for column in columns)
+    leaves = [jnp.stack(column) if m else column[0] for column, m in zip(columns, mapped, strict=True)]
+    return Batch(jax.tree.unflatten(structures.pop(), leaves), mapped)
 
 
 def stack_states(states: Sequence[TrainState]) -> TrainState:
@@ -93,127 +139,60 @@ def run_batch(
     optimization: OptimizationConfig,
     density: DensityConfig,
     events: Events,
-    views: TrainingViews,
+    batch: Batch,
     states: TrainState,
     count: int | Int[Array, ""],
-    regularization: Regularization | None = None,
     pair_capacity: int | None = None,
-) -> tuple[TrainState, BatchInfo, Int[Array, " b"]]:
-    """`count` iterations of all runs, each preceded by what is due; also the most pairs that each took.
+) -> tuple[TrainState, BatchInfo]:
+    """`count` iterations of all runs, each but the last followed by what is due.
 
     Args:
       optimization, density: static.
       events: of the whole training; arrays.
-      views: shared by all runs.
+      batch: what the runs are trained on; its `mapped` is static.
       states: a batch, see `stack_states`.
-      count: traced.
-      regularization: shared, but for `distillation_weights`, which may have a leading axis B.
+      count: at least 1; traced.
       pair_capacity: static, see `rasterizer.render`.
     """
-    weighted = regularization is not None and getattr(regularization.distillation_weights, "ndim", 0) == 2
-    axes = None if regularization is None or not weighted else axes_of_weights(regularization)
 
-    def one(state: TrainState, regularization: Regularization | None) -> tuple[TrainState, BatchInfo, Array]:
-        def body(_: Array, carry: tuple[TrainState, StepInfo, Array]) -> tuple[TrainState, StepInfo, Array]:
+    def one(state: TrainState, given: Given) -> tuple[TrainState, BatchInfo]:
+        def body(i: Array, carry: tuple[TrainState, StepInfo, Array]) -> tuple[TrainState, StepInfo, Array]:
             state, sums, refused = carry
-            state, more = _precede(density, events, views, state)
-            state, info = train_step(optimization, views, state, regularization, pair_capacity)
-            pairs = jnp.maximum(sums.pairs, info.pairs)
-            return state, jax.tree.map(jnp.add, sums, info)._replace(pairs=pairs), refused + more
+            state, info = train_step(optimization, given.views, state, given.regularization, pair_capacity)
+            sums = jax.tree.map(jnp.add, sums, info)._replace(pairs=jnp.maximum(sums.pairs, info.pairs))
+            due = Events(*(jnp.asarray(flags)[state.step] & (i < count - 1) for flags in events))
+            state, more = _follow(density, due, given.views.extent, state)
+            return state, sums, refused + more
 
-        names = ("photometric", *(() if regularization is None else regularization.terms))
+        names = ("photometric", *(() if given.regularization is None else given.regularization.terms))
         nothing = jnp.zeros((), jnp.int32)
         zero = StepInfo(jnp.zeros(()), jnp.zeros(()), nothing, {name: jnp.zeros(()) for name in names})
         state, sums, refused = lax.fori_loop(0, count, body, (state, zero, nothing))
-        info = BatchInfo(sums.loss / count, sums.psnr / count, jnp.sum(state.alive), refused)
-        return state, info, sums.pairs
+        loss, psnr, terms = jax.tree.map(lambda a: a / count, (sums.loss, sums.psnr, sums.terms))
+        return state, BatchInfo(loss, psnr, terms, sums.pairs, jnp.sum(state.alive), refused)
 
-    return jax.vmap(one, in_axes=(SHARED_STEP, axes), out_axes=(SHARED_STEP, 0, 0))(states, regularization)
+    return jax.vmap(one, in_axes=(SHARED_STEP, batch.axes()), out_axes=(SHARED_STEP, 0))(states, batch.given)
 
 
-def _precede(
-    density: DensityConfig, events: Events, views: TrainingViews, state: TrainState
+def follow_batch(
+    density: DensityConfig, events: Events, batch: Batch, states: TrainState
+) -> tuple[TrainState, Int[Array, " b"]]:
+    """What is due after the iteration that the states are at; also how many new Gaussians were refused."""
+    due = Events(*(jnp.asarray(flags)[states.step] for flags in events))
+
+    def one(state: TrainState, given: Given) -> tuple[TrainState, Array]:
+        return _follow(density, due, given.views.extent, state)
+
+    return jax.vmap(one, in_axes=(SHARED_STEP, batch.axes()), out_axes=(SHARED_STEP, 0))(states, batch.given)
+
+
+def _follow(
+    density: DensityConfig, due: Events, extent: Float[Array, ""], state: TrainState
 ) -> tuple[TrainState, Int[Array, ""]]:
-    """Density control and reset, if they follow iteration state.step; how many new Gaussians were refused."""
-
     def control(state: TrainState) -> tuple[TrainState, Array]:
-        state, info = control_density(density, views.extent, state)
+        state, info = control_density(density, extent, state)
         return state, info.refused
 
-    state, refused = lax.cond(
-        jnp.asarray(events.density)[state.step], control, lambda s: (s, jnp.zeros((), jnp.int32)), state
-    )
+    state, refused = lax.cond(due.density, control, lambda s: (s, jnp.zeros((), jnp.int32)), state)
     reset = partial(reset_opacity, density.opacity_reset_value)
-    return lax.cond(jnp.asarray(events.reset)[state.step], reset, lambda s: s, state), refused
-
-
-_run_batch = jax.jit(run_batch, static_argnums=(0, 1, 7))
-
-
-def _run(
-    config: TrainConfig,
-    events: Events,
-    views: TrainingViews,
-    states: TrainState,
-    count: int,
-    regularization: Regularization | None,
-    pair_capacity: int,
-) -> tuple[TrainState, BatchInfo, Array]:
-    return _run_batch(config.optimization, config.density, events, views, states, count, regularization, pair_capacity)
-
-
-_grow = jax.jit(
-    lambda states, capacity: jax.vmap(partial(grow, capacity=capacity), (SHARED_STEP,), SHARED_STEP)(states),
-    static_argnums=1,
-)
-
-
-def train_batch(
-    config: TrainConfig,
-    views: TrainingViews,
-    states: TrainState,
-    every: int,
-    observe: Callable[[TrainState, BatchInfo], None],
-    regularization: Regularization | None = None,
-) -> TrainState:
-    """Train a batch to the last iteration of the settings.
-
-    When density control of any run needs more slots than there are, the iterations since the last look are done again
-    with more for all, up to `config.density.max_gaussians`.
-
-    Args:
-      config: `seed` is not looked at, the states have their own keys.
-      every: iterations between looks; a call of the program takes as long.
-      observe: is shown the batch after each `every` iterations and at the end.
-
-    Raises:
-      ValueError: `every` is not positive.
-      FloatingPointError: a loss is not a number; says of which run.
-    """
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
-    last, limit = config.optimization.iterations, config.density.max_gaussians
-    events, room = events_of(config), 0
-    while (done := int(states.step)) < last:
-        count = min(every - done % every, last - done)
-        while True:
-            (new, info, _), room = fit_pairs(
-                partial(_run, config, events, views, states, count, regularization),
-                lambda result: result[2],
-                max(room, default_pair_capacity(states.gaussians.means.shape[1])),
-            )
-            capacity, refused = states.gaussians.means.shape[1], int(info.refused.max())
-            if refused == 0 or (limit is not None and capacity >= limit):
-                break
-            larger = 2 * capacity
-            while larger < capacity + refused:
-                larger *= 2
-            states = _grow(states, larger if limit is None else min(larger, limit))
-        states = new
-        if broken := np.flatnonzero(~np.isfinite(np.asarray(info.loss))).tolist():
-            raise FloatingPointError(
-                f"the loss of run(s) {broken} of the batch is not a number between iterations {done + 1} and "
-                f"{done + count}; lower learning rates or weights may help"
-            )
-        observe(states, info)
-    return states
+    return lax.cond(due.reset, reset, lambda s: s, state), refused

@@ -65,8 +65,7 @@ class Regularization:
       diffusion: for `distillation`.
       depth_network: for the depth of pseudo views; None leaves these out.
       depth_maps: of the training views, for `depth`.
-      distillation_weights: of the terms of distillation, in their order, in place of the options'; (k,) for a run, or
-        (B, k) for the runs of `batch.run_batch`.
+      distillation_weights: (k,) of the terms of distillation, in their order, in place of the options'.
       schedule: iterations with a pseudo view.
       distillation, depth, geometry, binocular: options, None = off.
       guidance_threshold: of the mask of warped pixels that the inpainting model is shown.
@@ -76,7 +75,7 @@ class Regularization:
     diffusion: DiffusionPrior | None = None
     depth_network: DepthPrior | None = None
     depth_maps: DepthMaps | None = None
-    distillation_weights: Float[Array, "... k"] | None = None
+    distillation_weights: Float[Array, " k"] | None = None
     schedule: GuidanceSchedule = dataclasses.field(default_factory=GuidanceSchedule)
     distillation: DistillationOptions | None = None
     depth: DepthOptions | None = None
@@ -102,12 +101,6 @@ class Regularization:
     def needs_warp(self) -> bool:
         """Whether a term needs the photo warped into the pseudo view."""
         return self.geometry is not None or (self.distillation is not None and self.distillation.needs_warp)
-
-
-def axes_of_weights(regularization: Regularization) -> Regularization:
-    """Axes for `vmap` over runs that differ in their `distillation_weights` and share all else."""
-    shared = jax.tree.map(lambda _: None, regularization)
-    return dataclasses.replace(shared, distillation_weights=0)
 
 
 class PseudoViewPictures(NamedTuple):

@@ -9,10 +9,12 @@ import pytest
 
 from ipsm_jax.config import DensityConfig, OptimizationConfig, TrainConfig
 from ipsm_jax.losses.distillation import DistillationOptions
+from ipsm_jax.losses.photometric import photometric_target
 from ipsm_jax.losses.schedule import GuidanceSchedule
 from ipsm_jax.priors.exact import gaussian_prior
 from ipsm_jax.scene.pseudo_views import pseudo_view_sampler
-from ipsm_jax.training.batch import events_of, stack_states, state_of, train_batch
+from ipsm_jax.training.batch import Given, events_of, shared, stack_given, stack_states, state_of
+from ipsm_jax.training.batch_loop import train_batch
 from ipsm_jax.training.loop import train
 from ipsm_jax.training.regularization import Regularization
 from ipsm_jax.training.state import grow
@@ -77,25 +79,47 @@ def check_same(batch, run, single):
 
 def test_a_batch_ends_where_its_runs_end_alone(toy):
     looks = []
+    batch, saved = shared(Given(toy.views, None)), {}
     states = train_batch(
-        CONFIG, toy.views, stack_states(toy.states), 25, lambda s, i: looks.append((int(s.step), i.gaussians))
+        CONFIG,
+        batch,
+        stack_states(toy.states),
+        30,
+        lambda s, i: looks.append((int(s.step), i.gaussians, i.terms["photometric"])),
+        lambda s: saved.update({int(s.step): s}),
     )
-    assert [step for step, _ in looks] == [25, 50, 60]
+    assert [step for step, *_ in looks] == list(saved) == [30, 60]
     assert states.gaussians.means.shape[:2] == (2, 128)  # it grew on the way, and not beyond its limit
     assert not np.array_equal(states.gaussians.means[0], states.gaussians.means[1])
     for run, state in enumerate(toy.states):
         single = alone(toy, state, None)
         check_same(states, run, single)
         assert int(looks[-1][1][run]) == int(single.alive.sum()) > 64
+        assert 0 < float(looks[-1][2][run]) < 1
+    # Density control follows iteration 30: it comes after the look and before what is saved, and is not done twice.
+    assert int(looks[0][1][0]) < int(saved[30].alive[0].sum())
+    again = train_batch(CONFIG, batch, saved[30], 30, lambda states, info: None)
+    for one, other in zip(jax.tree.leaves(again.gaussians), jax.tree.leaves(states.gaussians), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
-def test_guided_runs_can_differ_in_the_weights_of_the_terms(toy):
+def test_runs_can_differ_in_scenes_and_weights_of_terms(toy):
     starts = [grow(state, 128) for state in toy.states]
-    pairs = [(80.0, 0.0), (0.0, 40.0)]
-    weighted = dataclasses.replace(guidance(toy), distillation_weights=jnp.array(pairs))
-    states = train_batch(CONFIG, toy.views, stack_states(starts), 60, lambda states, info: None, weighted)
+    other = toy.views._replace(
+        targets=jax.vmap(photometric_target)(1 - toy.views.targets.image), extent=jnp.float32(1.4)
+    )
+    pairs, scenes = [(80.0, 0.0), (0.0, 40.0)], [toy.views, other]
+    common = guidance(toy)
+    runs = [
+        Given(views, dataclasses.replace(common, distillation_weights=jnp.array(pair)))
+        for views, pair in zip(scenes, pairs, strict=True)
+    ]
+    batch = stack_given(runs)
+    assert sum(batch.mapped) == len(jax.tree.leaves(other.targets)) + 2  # extents and weights; all else is there once
+    states = train_batch(CONFIG, batch, stack_states(starts), 60, lambda states, info: None)
     for run, (sds, g1) in enumerate(pairs):
-        check_same(states, run, alone(toy, starts[run], guidance(toy, sds_weight=sds, g1_weight=g1)))
+        single = alone(toy._replace(views=scenes[run]), starts[run], guidance(toy, sds_weight=sds, g1_weight=g1))
+        check_same(states, run, single)
     without = alone(toy, starts[0], None).gaussians.sh_dc
     assert np.abs(np.asarray(states.gaussians.sh_dc[0] - without)).max() > 0.05
 
@@ -112,9 +136,15 @@ def test_what_cannot_be_batched_is_refused(toy):
         stack_states([toy.states[0], later])
     with pytest.raises(ValueError, match="no states"):
         stack_states([])
-    states = stack_states(toy.states)
+    states, given = stack_states(toy.states), Given(toy.views, None)
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
-        train_batch(CONFIG, toy.views, states, 0, lambda states, info: None)
-    with pytest.raises(FloatingPointError, match=r"run\(s\) \[1\] of the batch is not a number between iterations 1 "):
-        nan = dataclasses.replace(guidance(toy), distillation_weights=jnp.array([[0.0, 0.0], [jnp.nan, 0.0]]))
-        train_batch(CONFIG, toy.views, states, 10, lambda states, info: None, nan)
+        train_batch(CONFIG, shared(given), states, 0, lambda states, info: None)
+    narrow = toy.views._replace(targets=jax.tree.map(lambda a: a[:2], toy.views.targets))
+    for runs in ([], [given, Given(toy.views, guidance(toy))], [given, Given(narrow, None)]):
+        with pytest.raises(ValueError, match="the same options, number of views and sizes of pictures"):
+            stack_given(runs)
+    common = guidance(toy)
+    weights = [dataclasses.replace(common, distillation_weights=jnp.array([w, 0.0])) for w in (0.0, jnp.nan)]
+    batch = stack_given([Given(toy.views, w) for w in weights])
+    with pytest.raises(FloatingPointError, match=r"loss \(distillation\) of run 1 of the batch is not a number"):
+        train_batch(CONFIG, batch, states, 10, lambda states, info: None)

@@ -1,0 +1,114 @@
+"""The training loop of a batch, on the host: as `loop` for a single run, with all runs in each call of the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+
+from ipsm_jax.config import DensityConfig, OptimizationConfig, TrainConfig
+from ipsm_jax.rasterizer.native import default_pair_capacity
+from ipsm_jax.rasterizer.pairs import fit_pairs
+from ipsm_jax.training.batch import SHARED_STEP, Batch, BatchInfo, Events, Given, events_of, follow_batch, run_batch
+from ipsm_jax.training.state import TrainState, grow
+
+T = TypeVar("T")
+
+
+@partial(jax.jit, static_argnums=(0, 1, 4, 7))
+def _run_batch(
+    optimization: OptimizationConfig,
+    density: DensityConfig,
+    events: Events,
+    given: Given,
+    mapped: tuple[bool, ...],
+    states: TrainState,
+    count: int,
+    pair_capacity: int,
+) -> tuple[TrainState, BatchInfo]:
+    return run_batch(optimization, density, events, Batch(given, mapped), states, count, pair_capacity)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _follow_batch(
+    density: DensityConfig, events: Events, given: Given, mapped: tuple[bool, ...], states: TrainState
+) -> tuple[TrainState, Int[Array, " b"]]:
+    return follow_batch(density, events, Batch(given, mapped), states)
+
+
+@partial(jax.jit, static_argnums=1)
+def _grow_batch(states: TrainState, capacity: int) -> TrainState:
+    grown: TrainState = jax.vmap(partial(grow, capacity=capacity), (SHARED_STEP,), SHARED_STEP)(states)
+    return grown
+
+
+def train_batch(
+    config: TrainConfig,
+    batch: Batch,
+    states: TrainState,
+    every: int,
+    observe: Callable[[TrainState, BatchInfo], None],
+    save: Callable[[TrainState], None] = lambda states: None,
+) -> TrainState:
+    """Train a batch from where its states are to the last iteration of the settings.
+
+    When density control of any run needs more slots than there are, the iterations since the last look are done again
+    with more for all, up to `config.density.max_gaussians`.
+
+    Args:
+      config: `seed` is not looked at, the states have their own keys.
+      batch: what the runs are trained on.
+      states: of `stack_states`, or as they were saved.
+      every: iterations between looks; a call of the program takes as long.
+      observe: is shown the batch after each `every` iterations and at the end, before what follows the iteration.
+      save: is given it after that, which is where training can go on.
+
+    Raises:
+      ValueError: `every` is not positive.
+      FloatingPointError: a loss is not a number; says of which run, and which terms.
+    """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    last, events, room = config.optimization.iterations, events_of(config), 0
+
+    def iterate(count: int, states: TrainState) -> tuple[tuple[TrainState, BatchInfo], Array]:
+        nonlocal room
+        run = partial(_run_batch, config.optimization, config.density, events, *batch, states, count)
+        room = max(room, default_pair_capacity(states.gaussians.means.shape[1]))
+        result, room = fit_pairs(run, lambda result: result[1].pairs, room)
+        return result, result[1].refused
+
+    def follow(states: TrainState) -> tuple[TrainState, Array]:
+        return _follow_batch(config.density, events, *batch, states)
+
+    while (done := int(states.step)) < last:
+        count = min(every - done % every, last - done)
+        states, info = _with_room(config, partial(iterate, count), states)
+        for run in np.flatnonzero(~np.isfinite(np.asarray(info.loss))):
+            broken = ", ".join(name for name, value in info.terms.items() if not np.isfinite(value[run]))
+            raise FloatingPointError(
+                f"the loss ({broken}) of run {run} of the batch is not a number between iterations {done + 1} and "
+                f"{done + count}; lower learning rates or weights may help"
+            )
+        observe(states, info)
+        states = _with_room(config, follow, states)
+        save(states)
+    return states
+
+
+def _with_room(config: TrainConfig, call: Callable[[TrainState], tuple[T, Any]], states: TrainState) -> T:
+    """The first of what `call` gives, called again with more slots for as long as the second counts refusals."""
+    limit = config.density.max_gaussians
+    while True:
+        result, refused = call(states)
+        capacity, most = states.gaussians.means.shape[1], int(np.max(np.asarray(refused)))
+        if most == 0 or (limit is not None and capacity >= limit):
+            return result
+        larger = 2 * capacity
+        while larger < capacity + most:
+            larger *= 2
+        states = _grow_batch(states, larger if limit is None else min(larger, limit))

@@ -19,6 +19,28 @@ from ipsm_jax.training.state import TrainState, grow
 T = TypeVar("T")
 
 
+class BrokenRunError(FloatingPointError):
+    """The loss of a run of a batch is not a number; `run` says which, and what was saved before is intact."""
+
+    def __init__(self, run: int, message: str) -> None:
+        super().__init__(message)
+        self.run = run
+
+
+def predicted_bytes(config: TrainConfig, batch: Batch, states: TrainState) -> int:
+    """Memory that training the batch will take of the device, from what its compiled program asks for.
+
+    The program is compiled for as many slots as there may be, `config.density.max_gaussians`, or as there are if that
+    is None. The rasterizer's own scratch memory, some 200 bytes per (Gaussian, tile) pair of one run, is not in it.
+    """
+    capacity = config.density.max_gaussians or states.gaussians.means.shape[1]
+    largest = jax.eval_shape(partial(_grow_batch, capacity=capacity), states)
+    room = default_pair_capacity(capacity)
+    lowered = _run_batch.lower(config.optimization, config.density, events_of(config), *batch, largest, 1, room)
+    needs = lowered.compile().memory_analysis()
+    return int(needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes)
+
+
 @partial(jax.jit, static_argnums=(0, 1, 4, 7))
 def _run_batch(
     optimization: OptimizationConfig,
@@ -69,7 +91,7 @@ def train_batch(
 
     Raises:
       ValueError: `every` is not positive.
-      FloatingPointError: a loss is not a number; says of which run, and which terms.
+      BrokenRunError: a loss is not a number; says of which run, and which terms.
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
@@ -90,9 +112,10 @@ def train_batch(
         states, info = _with_room(config, partial(iterate, count), states)
         for run in np.flatnonzero(~np.isfinite(np.asarray(info.loss))):
             broken = ", ".join(name for name, value in info.terms.items() if not np.isfinite(value[run]))
-            raise FloatingPointError(
+            raise BrokenRunError(
+                int(run),
                 f"the loss ({broken}) of run {run} of the batch is not a number between iterations {done + 1} and "
-                f"{done + count}; lower learning rates or weights may help"
+                f"{done + count}; lower learning rates or weights may help",
             )
         observe(states, info)
         states = _with_room(config, follow, states)

@@ -1,0 +1,126 @@
+"""Train a batch into ordinary run folders: each has its own log, checkpoints, figures and pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from grid.ledger import Ledger
+from grid.packing import Ready
+from ipsm_jax.train import finish, start_folder
+from ipsm_jax.training.batch import BatchInfo, stack_given, stack_states, state_of
+from ipsm_jax.training.batch_loop import BrokenRunError, train_batch
+from ipsm_jax.training.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
+from ipsm_jax.training.environment import describe_environment
+from ipsm_jax.training.progress import ProgressDisplay
+from ipsm_jax.training.recorder import Recorder, peak_memory_mib
+from ipsm_jax.training.state import TrainState
+
+EVERY = 100
+"""Iterations in a call of the program, at most: what progress and an interruption wait for."""
+
+
+def train_ready(batch: list[Ready], ledger: Ledger, predicted: int, say: Callable[[str], None]) -> list[Ready]:
+    """Train runs together from where their folders are, finish each, and write all of it into the ledger.
+
+    A run whose loss is not a number is failed, and the others go on without it from their last checkpoints.
+
+    Returns:
+      The runs that were finished.
+    """
+    remaining = list(batch)
+    while remaining:
+        for ready in remaining:
+            ledger.change(ready.run, "running", environment=describe_environment(ready.config.seed))
+        began = time.perf_counter()
+        try:
+            states = _train(remaining, say)
+        except BrokenRunError as error:
+            broken = remaining.pop(error.run)
+            ledger.change(broken.run, "failed", error=str(error))
+            say(f"{broken.run.name} failed: {error}")
+            continue
+        seconds = time.perf_counter() - began
+        for index, ready in enumerate(remaining):
+            finish(ready.config, ready.scene, state_of(states, index), Console(quiet=True))
+            facts = {
+                "runs_in_batch": len(remaining),
+                "seconds_of_batch": seconds,
+                "predicted_mib": predicted >> 20,
+                "peak_memory_mib": peak_memory_mib(),
+                "gaussians": int(state_of(states, index).alive.sum()),
+            }
+            ledger.change(ready.run, "finished", metrics=metrics_of(ready.run.folder), facts=facts, error=None)
+        break
+    return remaining
+
+
+def metrics_of(folder: Path) -> dict[str, Any] | None:
+    """The means in a run's metrics.json; None for a scene without test views."""
+    path = folder / "metrics.json"
+    return json.loads(path.read_text())["mean"] if path.is_file() else None
+
+
+def _train(batch: list[Ready], say: Callable[[str], None]) -> TrainState:
+    starts = common_states(batch)
+    for ready, state in zip(batch, starts, strict=True):
+        start_folder(ready.config, ready.scene, state, ready.points)
+    recorders = [Recorder(ready.run.folder, ready.config, _Quiet(), _no_score) for ready in batch]
+    config, done = batch[0].config, int(starts[0].step)
+    if done:
+        say(f"going on after iteration {done}")
+    columns = (TextColumn("{task.completed:.0f}/{task.total:.0f}"), BarColumn(), TextColumn("{task.fields[figures]}"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=config.optimization.iterations, completed=done, figures="compiling")
+
+        def observe(states: TrainState, info: BatchInfo) -> None:
+            nonlocal done
+            iteration, values = int(states.step), jax.device_get(info)
+            for run, recorder in enumerate(recorders):
+                terms = {name: float(term[run]) for name, term in values.terms.items()}
+                figures = (float(values.loss[run]), float(values.psnr[run]), int(values.gaussians[run]))
+                recorder.advanced(iteration, iteration - done, *figures, terms)
+            done = iteration
+            bar.update(task, completed=iteration, figures=f"PSNR {values.psnr.mean():.2f} dB")
+
+        def save(states: TrainState) -> None:
+            iteration = int(states.step)
+            if iteration % config.output.checkpoint_every and iteration < config.optimization.iterations:
+                return
+            for run, recorder in enumerate(recorders):
+                recorder.save(state_of(states, run))
+
+        given = stack_given([ready.given for ready in batch])
+        every = math.gcd(EVERY, config.output.log_every, config.output.checkpoint_every)
+        return train_batch(config, given, stack_states(starts), every, observe, save)
+
+
+def common_states(batch: list[Ready]) -> list[TrainState]:
+    """States to go on from: the newest checkpoints that all runs have and that can be read, else the first states."""
+    folders = [list_checkpoints(ready.run.folder) for ready in batch]
+    for iteration in sorted(set.intersection(*(set(found) for found in folders)), reverse=True):
+        try:
+            return [load_checkpoint(found[iteration])[1] for found in folders]
+        except CheckpointError:  # damaged: the one before it
+            continue
+    return [ready.start for ready in batch]
+
+
+def _no_score(state: TrainState) -> tuple[float, float]:
+    raise AssertionError("batches do not measure test views while they train")
+
+
+class _Quiet(ProgressDisplay):
+    """Shows nothing: the batch has a bar of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1, 1, Console(quiet=True))

@@ -1,0 +1,138 @@
+"""The ledger of a grid: one SQLite file that knows every run, its settings, its state, its circumstances and figures.
+
+A run is known by the hash of its settings. It is planned, running, finished or failed; what was running when the
+program was killed is taken up again. One program at a time writes: it holds a lock on the file beside the ledger,
+which the system gives back however the program ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from grid.plan import Run
+from ipsm_jax.config import to_json
+
+NAME = "ledger.sqlite"
+STATES = ("planned", "running", "finished", "failed")
+_COLUMNS = "hash, scene, method, seed, folder, config, state, environment, metrics, facts, error, updated"
+
+
+class Entry(NamedTuple):
+    """A line of the ledger; what is not known yet is None."""
+
+    hash: str
+    scene: str
+    method: str
+    seed: int
+    folder: str
+    config: dict[str, Any]
+    state: str
+    environment: dict[str, Any] | None
+    metrics: dict[str, Any] | None
+    facts: dict[str, Any] | None
+    error: str | None
+    updated: str
+
+
+class LedgerError(RuntimeError):
+    """The ledger cannot be used; the message says why."""
+
+
+class Ledger:
+    """The ledger in a folder. Writing takes `locked`; reading does not."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = Path(folder) / NAME
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one to write.
+
+        Raises:
+          LedgerError: another program is at it.
+        """
+        import fcntl  # not on Windows, where nothing else here needs it
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with (self.path.parent / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+                raise LedgerError(f"another program (process {holder}) is working on {self.path.parent}") from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            with self._open() as database:
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS runs (hash TEXT PRIMARY KEY, scene TEXT, method TEXT, seed INTEGER, "
+                    "folder TEXT, config TEXT, state TEXT, environment TEXT, metrics TEXT, facts TEXT, error TEXT, "
+                    "updated TEXT)"
+                )
+                database.execute("UPDATE runs SET state = 'planned' WHERE state = 'running'")
+            yield
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            database = sqlite3.connect(self.path)
+            try:
+                with database:  # one transaction
+                    yield database
+            finally:
+                database.close()
+        except sqlite3.Error as error:
+            raise LedgerError(f"{self.path}: {error}") from error
+
+    def plan(self, run: Run) -> None:
+        """Enter a run that is not there yet; one that failed is to be tried again."""
+        row = (run.hash, run.scene, run.method, run.config.seed, str(run.folder), to_json(run.config).decode())
+        with self._open() as database:
+            database.execute(
+                "INSERT INTO runs (hash, scene, method, seed, folder, config, state, updated) VALUES (?,?,?,?,?,?,?,?) "
+                "ON CONFLICT(hash) DO UPDATE SET state = CASE state WHEN 'failed' THEN 'planned' ELSE state END",
+                (*row, "planned", _now()),
+            )
+
+    def change(self, run: Run, state: str, **values: Any) -> None:
+        """A run's new state, and whatever else is new: environment, metrics, facts (JSON), error (text)."""
+        if state not in STATES:
+            raise ValueError(f"a run is {', '.join(STATES)}; got {state!r}")
+        texts = {name: value if name == "error" else json.dumps(value, default=str) for name, value in values.items()}
+        names = ["state", "updated", *texts]
+        with self._open() as database:
+            database.execute(
+                f"UPDATE runs SET {', '.join(f'{name} = ?' for name in names)} WHERE hash = ?",
+                (state, _now(), *texts.values(), run.hash),
+            )
+
+    def entries(self) -> list[Entry]:
+        """All runs, in the order in which they were planned.
+
+        Raises:
+          LedgerError: there is no ledger, or it is not one.
+        """
+        if not self.path.is_file():
+            raise LedgerError(f"there is no ledger in {self.path.parent} ({NAME})")
+        with self._open() as database:
+            rows = database.execute(f"SELECT {_COLUMNS} FROM runs ORDER BY rowid").fetchall()
+        entries = []
+        for row in rows:
+            entry = Entry(*row)
+            parsed = {
+                k: json.loads(v) for k in ("config", "environment", "metrics", "facts") if (v := getattr(entry, k))
+            }
+            entries.append(entry._replace(**parsed))
+        return entries
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

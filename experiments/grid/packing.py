@@ -1,0 +1,119 @@
+"""What trains together: runs whose settings, sizes and options are the same go into one program, within the memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from grid.plan import Run, shared_settings
+from ipsm_jax.config import TrainConfig
+from ipsm_jax.data.scene import Scene
+from ipsm_jax.training.batch import Batch, Given, stack_given, stack_states
+from ipsm_jax.training.batch_loop import predicted_bytes
+from ipsm_jax.training.prepare_regularization import check_requirements, prepare_regularization
+from ipsm_jax.training.setup import first_state, load_scene_from_config, training_views
+from ipsm_jax.training.state import TrainState
+
+SHARE_OF_MEMORY = 0.7
+"""Of what is free, which a batch may take unless told otherwise."""
+
+
+class Ready(NamedTuple):
+    """A run with all that it takes to train it.
+
+    Attributes:
+      run: with the limit of Gaussians that its start implies among its settings.
+      start: state before the first iteration.
+      points: a sentence on where the start comes from.
+    """
+
+    run: Run
+    config: TrainConfig
+    scene: Scene
+    given: Given
+    start: TrainState
+    points: str
+
+
+class Loader:
+    """Makes runs ready; scenes and what is made of them are kept for the next run with the same settings."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._scenes: dict[Any, Scene] = {}
+        self._given: dict[Any, Given] = {}
+
+    def ready(self, run: Run) -> Ready:
+        """Load, and make the first state; raises what the train command ends with for such input."""
+        data = run.config.data
+        scene = self._scenes.get(data)
+        if scene is None:
+            scene = self._scenes[data] = load_scene_from_config(run.config)
+        check_requirements(run.config, scene)
+        config, start, points = first_state(run.config, scene)
+        key = (data, shared_settings(config))
+        if key not in self._given:
+            regularization = prepare_regularization(config, scene, self._say)
+            self._given[key] = Given(training_views(config, scene), regularization)
+        return Ready(run, config, scene, self._given[key], start, points)
+
+
+def pack(runs: Iterable[Ready]) -> list[list[Ready]]:
+    """Runs in groups that one program can train, in the order of their first members.
+
+    The limit of Gaussians is one of the settings that have to be the same: what density control refuses depends on it.
+    """
+    groups: dict[Any, list[Ready]] = {}
+    for ready in runs:
+        leaves = tuple((jnp.shape(a), jnp.asarray(a).dtype) for a in jax.tree.leaves(ready.given))
+        key = (shared_settings(ready.config), jax.tree.structure(ready.given), leaves)
+        groups.setdefault(key, []).append(ready)
+    return list(groups.values())
+
+
+def divide(group: list[Ready], memory: int, most: int | None = None) -> tuple[list[list[Ready]], int]:
+    """A group in as few and as even batches as fit the memory; also the bytes that the largest is predicted to take.
+
+    Args:
+      group: of `pack`.
+      memory: bytes that a batch may take.
+      most: runs of a batch, at most.
+
+    Raises:
+      MemoryError: not even a single run fits.
+    """
+    count = len(group) if most is None else min(most, len(group))
+    while True:
+        batches = -(-len(group) // count)
+        count = -(-len(group) // batches)  # even
+        needed = predicted_bytes(group[0].config, *together(group[:count]))
+        if needed <= memory:
+            return [group[i : i + count] for i in range(0, len(group), count)], needed
+        if count == 1:
+            raise MemoryError(
+                f"{group[0].run.name} alone is predicted to take {needed / 2**30:.1f} GiB of the "
+                f"{memory / 2**30:.1f} GiB that a batch may have: allow more with --memory, or fewer Gaussians"
+            )
+        count = max(1, min(count - 1, int(count * memory / needed)))
+
+
+def together(batch: list[Ready]) -> tuple[Batch, TrainState]:
+    """What the runs are trained on, and their first states."""
+    return stack_given([ready.given for ready in batch]), stack_states([ready.start for ready in batch])
+
+
+def free_memory() -> int:
+    """Bytes that batches may take by default: `SHARE_OF_MEMORY` of what the device has, or of what is free here."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return int(SHARE_OF_MEMORY * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+    table = Path("/proc/meminfo")
+    if table.is_file():
+        lines = dict(line.split(":", 1) for line in table.read_text().splitlines())
+        return int(SHARE_OF_MEMORY * int(lines["MemAvailable"].split()[0]) * 1024)
+    return int(SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

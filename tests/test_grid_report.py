@@ -1,0 +1,121 @@
+"""Tables and the page of a ledger: means over seeds, equal weight for scenes, nothing averaged over what is missing."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+from grid.ledger import Entry
+from grid.page import write_page
+from grid.tables import ALL, comma_separated, latex, markdown, rows_of
+
+from ipsm_jax.reporting.files import write_png
+
+sys.path.pop(0)
+
+
+def entry(scene, method, seed, psnr=None, *, state="finished", lpips=0.2, folder="nowhere", error=None):
+    metrics = None if psnr is None else {"psnr": psnr, "ssim": 0.5, "lpips_vgg": lpips, "avge": 0.1}
+    facts = {"gaussians": 40, "seconds_of_batch": 1.5}
+    name = f"{scene}{method}{seed}"
+    return Entry(name, scene, method, seed, str(folder), {}, state, None, metrics, facts, error, "2026-01-01")
+
+
+GRID = [
+    entry("fern", "base", 0, 20.0),
+    entry("fern", "base", 1, 21.0),
+    entry("fern", "best_one", 0, 23.0),
+    entry("fern", "best_one", 1, 24.0, lpips=None),
+    entry("horns", "base", 0, 18.0),
+    entry("horns", "base", 1, 19.5),
+    entry("horns", "best_one", 1, 22.0),
+    entry("horns", "best_one", 0, state="planned"),
+]
+
+
+def test_rows_are_means_over_what_is_finished_and_say_what_is_not():
+    rows = {(row.scene, row.method): row for row in rows_of(GRID)}
+    assert rows["fern", "base"].values["psnr"] == [20.0, 21.0]
+    assert "lpips_vgg" not in rows["fern", "best_one"].values  # one seed lacks it
+    assert "lpips_vgg_unscaled" not in rows["fern", "base"].values
+    assert (rows["horns", "best_one"].seeds, rows["horns", "best_one"].unfinished) == ([1], 1)
+    assert rows[ALL, "base"].values["psnr"] == [19.0, 20.25]
+    assert rows[ALL, "best_one"].seeds == [1]  # the seed that both scenes have
+    assert rows[ALL, "best_one"].values["psnr"] == [23.0]
+    only = [entry("fern", "base", 0, 20.0), entry("horns", "best_one", 0, 22.0)]
+    assert [row.values for row in rows_of(only) if row.scene == ALL] == [{}, {}]  # no method has both scenes
+    assert not [row for row in rows_of(GRID[:4]) if row.scene == ALL]
+
+
+def test_markdown_latex_and_csv_hold_the_same_figures():
+    rows = rows_of(GRID)
+    lines = markdown(rows).splitlines()
+    same = [
+        "**0.500 ± 0.000**",
+        "0.200 ± 0.000",
+        "-",
+        "**0.100 ± 0.000**",
+    ]  # no other has LPIPS; the others are as good
+    assert lines[2] == f"| fern | base | 2 | 20.50 ± 0.71 | {' | '.join(same)} |"
+    assert "| horns | best_one | 1 (1 runs unfinished) | **22.00** |" in lines[5]
+    text = latex(rows)
+    assert r"fern & base & 20.50 $\pm$ 0.71 &" in text and r" & best\_one & \textbf{23.50 $\pm$ 0.71} &" in text
+    assert text.count(r"\midrule") == 3 and r"PSNR $\uparrow$" in text and r"LPIPS (VGG) $\downarrow$" in text
+    table = list(csv.DictReader(io.StringIO(comma_separated(GRID))))
+    assert [row["psnr"] for row in table] == ["20.0", "21.0", "23.0", "24.0", "18.0", "19.5", "22.0", ""]
+    assert table[-1]["state"] == "planned" and table[3]["lpips_vgg"] == ""
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.data, self.options = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.data.append(data)
+
+
+def test_the_page_compares_pictures_of_what_is_finished(tmp_path):
+    entries = []
+    for method, shade in (("base", 0.2), ("best </script>", 0.6)):
+        folder = tmp_path / method[:4] / "run"
+        for view in ("0000", "0008"):
+            write_png(folder / "renders" / f"{view}.png", np.full((4, 6, 3), shade))
+            write_png(folder / "renders" / f"{view}_gt.png", np.full((4, 6, 3), 0.5))
+        lines = [{"iteration": i, "psnr": 10.0 + i} for i in (1, 2)] + [{"iteration": 2, "test_psnr": 9.0}]
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        entries.append(entry("fern", method, 0, 20.0, folder=folder))
+    entries.append(entry("fern", "sds", 0, state="failed", error="the loss <b> is not a number"))
+    text = write_page(tmp_path, entries, rows_of(entries)).read_text()
+    page = Page(text)
+    pictures = json.loads(next(data for data in page.data if data.startswith('{"0000"')))
+    assert pictures["0008"] == {
+        "photo": "base/run/renders/0008_gt.png",
+        "base": "base/run/renders/0008.png",
+        "best </script>": "best/run/renders/0008.png",
+    }
+    assert all((tmp_path / address).is_file() for view in pictures.values() for address in view.values())
+    assert "nowhere: the loss <b> is not a number" in "".join(page.data) and "<b> is not" not in text
+    assert "2 finished, 1 failed" in text
+    assert {a["src"] for t, a in page.tags if t == "img" and "src" in a} == {"figures.png", "curves.png"}
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("figures.png", "curves.png"))
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_a_folder_without_a_ledger_is_refused(tmp_path, spoil):
+    if spoil:
+        (tmp_path / "ledger.sqlite").write_bytes(b"nonsense" * 1000)
+    script = Path(__file__).parents[1] / "experiments" / "report.py"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and ("not a database" if spoil else "there is no ledger in") in done.stderr

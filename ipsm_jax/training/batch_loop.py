@@ -1,4 +1,8 @@
-"""The training loop of a batch, on the host: as `loop` for a single run, with all runs in each call of the program."""
+"""The training loop of a batch, on the host: as `loop` for a single run, with all runs in each call of the program.
+
+The runs are divided evenly among the devices of this process, each of which does with its share what a single one
+would do with all: nothing has to be exchanged.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Int
 
 from ipsm_jax.config import DensityConfig, OptimizationConfig, TrainConfig
@@ -32,13 +37,38 @@ def predicted_bytes(config: TrainConfig, batch: Batch, states: TrainState) -> in
 
     The program is compiled for as many slots as there may be, `config.density.max_gaussians`, or as there are if that
     is None. The rasterizer's own scratch memory, some 200 bytes per (Gaussian, tile) pair of one run, is not in it.
+
+    Raises:
+      RuntimeError: JAX cannot tell on this device.
     """
     capacity = config.density.max_gaussians or states.gaussians.means.shape[1]
     largest = jax.eval_shape(partial(_grow_batch, capacity=capacity), states)
     room = default_pair_capacity(capacity)
     lowered = _run_batch.lower(config.optimization, config.density, events_of(config), *batch, largest, 1, room)
     needs = lowered.compile().memory_analysis()
+    if needs is None:
+        raise RuntimeError(f"JAX does not tell what programs need on {jax.default_backend()}: give the batch's size")
     return int(needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes)
+
+
+def devices_for(runs: int) -> int:
+    """How many local devices share a batch: the most that its runs can be divided evenly among."""
+    return max(count for count in range(1, jax.local_device_count() + 1) if runs % count == 0)
+
+
+def _divided(
+    call: Callable[[Any, Given, TrainState], tuple[TrainState, T]], batch: Batch, states: TrainState
+) -> Callable[[Any, Given, TrainState], tuple[TrainState, T]]:
+    """The same call, with the runs divided among the devices; its first argument is the same on all."""
+    count = devices_for(states.alive.shape[0])
+    if count == 1:
+        return call
+    mesh = jax.make_mesh((count,), ("run",), (AxisType.Auto,), devices=jax.local_devices()[:count])
+    whole, parted = PartitionSpec(), PartitionSpec("run")
+    state = TrainState(*(whole if axis is None else parted for axis in SHARED_STEP))  # type: ignore[arg-type]
+    leaves = [parted if mapped else whole for mapped in batch.mapped]
+    given = jax.tree.unflatten(jax.tree.structure(batch.given), leaves)
+    return jax.shard_map(call, mesh=mesh, in_specs=(whole, given, state), out_specs=(state, parted), check_vma=False)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 4, 7))
@@ -52,14 +82,21 @@ def _run_batch(
     count: int,
     pair_capacity: int,
 ) -> tuple[TrainState, BatchInfo]:
-    return run_batch(optimization, density, events, Batch(given, mapped), states, count, pair_capacity)
+    def call(todo: tuple[Events, Int[Array, ""]], given: Given, states: TrainState) -> tuple[TrainState, BatchInfo]:
+        events, count = todo
+        return run_batch(optimization, density, events, Batch(given, mapped), states, count, pair_capacity)
+
+    return _divided(call, Batch(given, mapped), states)((events, count), given, states)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
 def _follow_batch(
     density: DensityConfig, events: Events, given: Given, mapped: tuple[bool, ...], states: TrainState
 ) -> tuple[TrainState, Int[Array, " b"]]:
-    return follow_batch(density, events, Batch(given, mapped), states)
+    def call(events: Events, given: Given, states: TrainState) -> tuple[TrainState, Array]:
+        return follow_batch(density, events, Batch(given, mapped), states)
+
+    return _divided(call, Batch(given, mapped), states)(events, given, states)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -33,6 +33,10 @@ def make_state(seed: int, capacity: int = 64) -> TrainState:
 
 @pytest.fixture
 def toy() -> Toy:
+    return make_toy()
+
+
+def make_toy() -> Toy:
     rng = np.random.default_rng(7)
     truth, alive = gaussians_from_points(rng.normal(0, 0.5, (40, 3)), rng.uniform(0, 1, (40, 3)))
     truth = truth._replace(opacity_logits=jnp.full(40, 2.0))

@@ -1,6 +1,10 @@
 """A batch of runs in one program does what the runs do one by one: events, growth, terms, weights."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -148,3 +152,36 @@ def test_what_cannot_be_batched_is_refused(toy):
     batch = stack_given([Given(toy.views, w) for w in weights])
     with pytest.raises(FloatingPointError, match=r"loss \(distillation\) of run 1 of the batch is not a number"):
         train_batch(CONFIG, batch, states, 10, lambda states, info: None)
+
+
+DIVIDED = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+sys.path[:0] = [%r, %r]
+from conftest import make_toy
+from test_batch import CONFIG, SHARING
+from ipsm_jax.training.batch import Given, stack_given, stack_states
+from ipsm_jax.training.batch_loop import devices_for, train_batch
+
+assert [devices_for(runs) for runs in (1, 2, 3, 4, 6, 8)] == SHARING[jax.local_device_count()]
+toy = make_toy()
+runs = [Given(toy.views._replace(extent=jnp.float32(extent)), None) for extent in (1.0, 1.1, 1.2, 1.3)]
+states = train_batch(CONFIG, stack_given(runs), stack_states(toy.states * 2), 30, lambda states, info: None)
+assert len(states.alive.sharding.device_set) == jax.local_device_count()
+np.savez(sys.argv[1], *(np.asarray(a) for a in states.gaussians))
+"""
+SHARING = {1: [1, 1, 1, 1, 1, 1], 4: [1, 2, 3, 4, 3, 4]}
+"""Devices that batches of 1, 2, 3, 4, 6 and 8 runs are divided among, by the number that there are."""
+
+
+def test_devices_share_a_batch_and_change_nothing(tmp_path):
+    here = Path(__file__).parent
+    for count in SHARING:
+        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        command = [sys.executable, "-c", DIVIDED % (str(here), str(here.parent)), str(tmp_path / f"{count}.npz")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    one, four = (np.load(tmp_path / f"{count}.npz") for count in SHARING)
+    for name in one.files:
+        np.testing.assert_array_equal(one[name], four[name])

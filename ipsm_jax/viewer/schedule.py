@@ -87,7 +87,7 @@ class Schedule:
         """The most urgent picture, or None if there is nothing to draw yet."""
         waiting = []
         for client, entry in self._clients.items():
-            still = now - entry.changed >= REST
+            still = now >= entry.changed + REST
             due = entry.finished < entry.version if still else entry.drawn < entry.version
             if due and entry.viewpoint is not None and entry.viewpoint.usable:
                 waiting.append((entry.served, client, still))

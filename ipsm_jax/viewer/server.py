@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple
@@ -86,11 +87,12 @@ class ViewerServer:
         self._stage.replace(index, gaussians, alive, iteration)
         captions = [model.caption for model in self._stage.models]
         with self._changed:
-            self._schedule.refresh()
             visitors = list(self._visitors.values())
-            self._changed.notify_all()
         for visitor in visitors:
             visitor.panel.show_captions(captions)
+        with self._changed:
+            self._schedule.refresh()
+            self._changed.notify_all()
 
     def wait(self) -> None:
         """Return when it is closed by another thread; raises what kept it from drawing."""
@@ -209,6 +211,8 @@ def _taken(host: str, port: int) -> str:
 
 def _listen(host: str, port: int) -> viser.ViserServer:
     check_address(host, port)
+    # Somebody may leave at any moment, also between a look at who is there and a message to them.
+    warnings.filterwarnings("ignore", r"Queued a \w+ on a closed connection")
     server = viser.ViserServer(host=host, port=port, label="ipsm_jax", verbose=False)
     if port and server.get_port() != port:  # somebody was quicker
         server.stop()

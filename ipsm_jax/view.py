@@ -74,13 +74,13 @@ def serve(options: ViewOptions) -> None:
       CommandError: bad options, viser is missing, or the port is taken.
       DataError, ConfigError, CheckpointError, NativeUnavailableError: it cannot be read, or not drawn.
     """
+    sources = sources_of(options)
     try:
         from ipsm_jax.viewer.server import ViewerServer, check_address
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "viser":
             raise
         raise CommandError('the viewer needs viser, which is not installed: pip install "ipsm_jax[view]"') from error
-    sources = sources_of(options)
     check_address(options.host, options.port)  # before reading, which may take long
     followers = [Follower(source.run) for source in sources if source.run is not None] if options.live else []
     for follower in followers:

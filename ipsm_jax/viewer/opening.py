@@ -82,13 +82,18 @@ def _open(source: SourceOptions, name: str) -> _Part:
             config, state = load_run(source.run, source.iteration)
             gaussians, alive, iteration = state.gaussians, state.alive, int(state.step)
             background, degree = np.asarray(config.optimization.background), config.optimization.sh_degree
-            note = f"{name}: its scene cannot be read, so only Gaussians are shown ({error})"
+            note = f"{name}: its scene cannot be read, so only Gaussians are shown. {_first_line(error)}"
     if not np.asarray(alive).any():
         raise CommandError(f"{_path(source)} holds no Gaussians that are in use: there is nothing to show")
     model = new_model(
         name, gaussians, alive, background=background, sh_degree=degree, backend=source.backend, iteration=iteration
     )
     return _Part(model, scene, note)
+
+
+def _first_line(error: Exception) -> str:
+    """What is wrong, without the advice to who wants to train."""
+    return str(error).partition("\n")[0]
 
 
 def _path(source: SourceOptions) -> Path:

@@ -51,6 +51,7 @@ def test_a_run_whose_scene_is_gone_is_shown_without(run, scene_folder):
     assert opened.scene is None and opened.stage.models[0].iteration == 30
     (note,) = opened.notes
     assert note.startswith("run: its scene cannot be read, so only Gaussians are shown") and str(scene_folder) in note
+    assert "\n" not in note
     with pytest.raises(DataError, match="nowhere"):  # asked for by name
         open_shown([SourceOptions(run=run, scene="nowhere")])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -20,6 +20,9 @@ from ipsm_jax.viewer.pace import SMALLEST, frame_sizes
 from ipsm_jax.viewer.stage import Wishes
 from ipsm_jax.viewer.viewpoint import fitted
 from ipsm_jax.viewer.world import world_of
+
+if TYPE_CHECKING:  # it needs viser, which may be missing
+    from ipsm_jax.viewer.server import ViewerServer
 
 PORT = 8080
 LARGEST = 8192
@@ -92,19 +95,27 @@ def serve(options: ViewOptions) -> None:
     # A first small picture: if this machine cannot draw, that is said here and not in a thread.
     width, height = frame_sizes(world.start.width, world.start.height, SMALLEST)[0]
     stage.picture(fitted(world.start, width, height), Wishes(), width, height)
-    with ViewerServer(
-        stage, world, host=options.host, port=options.port, largest=options.largest, notes=notes
-    ) as server:
-        for index, follower in enumerate(followers):
-
-            def show(state: TrainState, index: int = index) -> None:
-                server.update(index, state.gaussians, state.alive, int(state.step))
-
-            threading.Thread(target=follow, args=(follower, show, server.stopping), daemon=True).start()
+    server = ViewerServer(stage, world, host=options.host, port=options.port, largest=options.largest, notes=notes)
+    threads = [
+        threading.Thread(target=follow, args=(follower, _shower(server, index), server.stopping), daemon=True)
+        for index, follower in enumerate(followers)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
         for model in stage.models:
             _say(model.caption)
         _say(f"open http://{_address(options.host)}:{server.port} in a browser; Ctrl-C ends")
         server.wait()
+    finally:
+        server.close()
+        for thread in threads:
+            thread.join()
+
+
+def _shower(server: ViewerServer, index: int) -> Callable[[TrainState], None]:
+    """What shows a new state in the place of model `index`."""
+    return lambda state: server.update(index, state.gaussians, state.alive, int(state.step))
 
 
 def _address(host: str) -> str:

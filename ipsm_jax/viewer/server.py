@@ -218,7 +218,7 @@ def _listen(host: str, port: int) -> viser.ViserServer:
         server.stop()
         raise CommandError(_taken(host, port))
     # Any client could ask for a tunnel that shows this server to the whole internet.
-    vars(server)["request_share_url"] = lambda verbose=True: None
+    server.__dict__["request_share_url"] = lambda verbose=True: None
     server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
     return server
 

@@ -102,7 +102,7 @@ def await_picture(browser, stage, changed) -> np.ndarray:
 
 def test_the_picture_in_the_browser_is_ours_and_follows(browser, served):
     server, stage, world = served
-    browser.get(f"http://127.0.0.1:{server.port}/")
+    browser.get(f"http://127.0.0.1:{server.port}/?fixedDpr=1")  # one pixel stays one, however slow the browser is
     start = np.asarray(world.start.position)
     first = await_picture(browser, stage, lambda look, _: np.allclose(look.position, start, atol=1e-3))
     assert first.std() > 0.05  # there is something to see

@@ -15,7 +15,7 @@ from ipsm_jax.trained import EXPECTED_ERRORS, CommandError, SourceOptions
 from ipsm_jax.training.environment import enable_compilation_cache
 from ipsm_jax.training.state import TrainState
 from ipsm_jax.viewer.follow import Follower, follow, wait_for_checkpoint
-from ipsm_jax.viewer.opening import open_shown
+from ipsm_jax.viewer.opening import check_viser, open_shown
 from ipsm_jax.viewer.pace import SMALLEST, frame_sizes
 from ipsm_jax.viewer.stage import Wishes
 from ipsm_jax.viewer.viewpoint import fitted
@@ -78,12 +78,9 @@ def serve(options: ViewOptions) -> None:
       DataError, ConfigError, CheckpointError, NativeUnavailableError: it cannot be read, or not drawn.
     """
     sources = sources_of(options)
-    try:
-        from ipsm_jax.viewer.server import ViewerServer, check_address
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "viser":
-            raise
-        raise CommandError('the viewer needs viser, which is not installed: pip install "ipsm_jax[view]"') from error
+    check_viser()
+    from ipsm_jax.viewer.server import ViewerServer, check_address
+
     check_address(options.host, options.port)  # before reading, which may take long
     followers = [Follower(source.run) for source in sources if source.run is not None] if options.live else []
     for follower in followers:
@@ -105,7 +102,7 @@ def serve(options: ViewOptions) -> None:
             thread.start()
         for model in stage.models:
             _say(model.caption)
-        _say(f"open http://{_address(options.host)}:{server.port} in a browser; Ctrl-C ends")
+        _say(f"open {server.address} in a browser; Ctrl-C ends")
         server.wait()
     finally:
         server.close()
@@ -116,13 +113,6 @@ def serve(options: ViewOptions) -> None:
 def _shower(server: ViewerServer, index: int) -> Callable[[TrainState], None]:
     """What shows a new state in the place of model `index`."""
     return lambda state: server.update(index, state.gaussians, state.alive, int(state.step))
-
-
-def _address(host: str) -> str:
-    """The host as a browser on this machine takes it."""
-    if host in ("0.0.0.0", "::", ""):
-        return "localhost"
-    return f"[{host}]" if ":" in host else host
 
 
 def _say(sentence: str) -> None:

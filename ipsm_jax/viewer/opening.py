@@ -40,6 +40,16 @@ class _Part(NamedTuple):
     note: str | None
 
 
+def check_viser() -> None:
+    """Raise CommandError if viser, which `viewer.server` imports, is not installed."""
+    try:
+        import viser  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "viser":  # something that viser needs
+            raise
+        raise CommandError('the viewer needs viser, which is not installed: pip install "ipsm_jax[view]"') from error
+
+
 def open_shown(sources: Sequence[SourceOptions]) -> Opened:
     """Read one run or PLY file, or two to compare.
 

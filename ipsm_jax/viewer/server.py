@@ -75,6 +75,18 @@ class ViewerServer:
         return self._server.get_port()
 
     @property
+    def address(self) -> str:
+        """What to type into a browser on this machine."""
+        host = self._server.get_host()
+        host = "localhost" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody looks."""
+        return bool(self._visitors)
+
+    @property
     def stopping(self) -> threading.Event:
         """Set when it is being closed, or can draw no more."""
         return self._stopping

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "rebuild a scene from a few posed photos",
     "evaluate": "measure a finished run on its test views",
     "render": "new views and videos from a run or a .ply",
+    "view": "look around in a run or a .ply, in a browser",
     "doctor": "what is installed, built and found on this machine",
 }
 

@@ -45,7 +45,7 @@ class Silent:
     def advanced(self, *_: Any) -> None:
         """Nothing to tell."""
 
-    densified = evaluate = diagnose = advanced
+    densified = evaluate = diagnose = show = advanced
 
     def save(self, state: TrainState) -> None:
         """Asked for after every `EARLY` iterations."""

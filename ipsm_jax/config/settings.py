@@ -195,6 +195,12 @@ class OutputConfig:
     """At the end write video.mp4."""
     video_frames: int = 120
     """Number of frames of the video, shown 30 a second."""
+    view: bool = False
+    """Show the training in a browser while it runs; needs the extra view."""
+    view_host: str = "127.0.0.1"
+    """Address that --view listens on: this machine only, or 0.0.0.0 for all who can reach it."""
+    view_port: int = 8080
+    """Port that --view listens on; 0 = any that is free."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "log_every", "video_frames"):
@@ -203,6 +209,7 @@ class OutputConfig:
         for name in ("eval_every", "diagnostics_every"):
             value = getattr(self, name)
             require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
+        require(0 <= self.view_port < 65536, f"--view-port must lie between 0 and 65535, got {self.view_port}")
         require(
             re.fullmatch(r"[\w.+-]*", self.name) is not None and not self.name.startswith("."),
             f"--name may hold letters, digits and . _ + - and not start with a dot, got {self.name!r}",

@@ -65,6 +65,9 @@ class Observer(Protocol):
     def diagnose(self, state: TrainState) -> None:
         """Look at the pseudo view of the next iteration; asked only where there is one."""
 
+    def show(self, state: TrainState) -> None:
+        """Let whoever watches see the state; asked after every call of the compiled program."""
+
 
 def train(
     config: TrainConfig,
@@ -123,6 +126,7 @@ def train(
         observer.advanced(iteration, count, loss, psnr, alive, terms)
         if _diagnosis_is_due(config, regularization, iteration):
             observer.diagnose(state)
+        observer.show(state)
         stopping = stop_requested()
         if stopping or iteration == last or iteration % config.output.checkpoint_every == 0:
             observer.save(state)

@@ -39,6 +39,7 @@ class Recorder:
       display: where figures are shown.
       score: test PSNR in dB and SSIM of a state, for evaluations while training.
       look: picture and figures of the pseudo view of the iteration that follows a state; needed where there are any.
+      show: is given every state that the loop holds, for a viewer.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class Recorder:
         display: ProgressDisplay,
         score: Callable[[TrainState], tuple[float, float]],
         look: Callable[[TrainState], tuple[np.ndarray, dict[str, float]]] | None = None,
+        show: Callable[[TrainState], None] = lambda state: None,
     ) -> None:
         self._folder, self._config, self._display = folder, config, display
-        self._score, self._look = score, look
+        self._score, self._look, self._show = score, look, show
         earlier = [line["seconds"] for line in read_log(folder) if "seconds" in line]
         self._started = time.perf_counter() - (earlier[-1] if earlier else 0.0)
         self._sums: Counter[str] = Counter()
@@ -102,6 +104,10 @@ class Recorder:
         (self._folder / DIAGNOSTICS).mkdir(exist_ok=True)
         write_png(self._folder / DIAGNOSTICS / f"iteration_{iteration:06d}.png", picture)
         self._write({"iteration": int(state.step), "diagnostics": {k: float(f"{v:.4g}") for k, v in figures.items()}})
+
+    def show(self, state: TrainState) -> None:
+        """Hand the state to the viewer, if there is one."""
+        self._show(state)
 
     def _flush(self) -> None:
         """Write the figures of the iterations since the last line, if there were any."""

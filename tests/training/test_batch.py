@@ -55,7 +55,7 @@ class Silent:
     def densified(self, iteration, info, capacity):
         pass
 
-    save = evaluate = diagnose = lambda self, state: None
+    save = evaluate = diagnose = show = lambda self, state: None
 
 
 def guidance(toy, **weights):

@@ -1,11 +1,17 @@
 """A viewer inside the process that trains."""
 
+import socket
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_run import tiny_gaussians, tiny_scene
 
 from ipsm_jax.config import TrainConfig
+from ipsm_jax.data.ply import write_gaussians_ply
+from ipsm_jax.train import main
+from ipsm_jax.training.checkpoint import load_run
 from ipsm_jax.training.state import init_state
 from ipsm_jax.viewer import training as module
 from ipsm_jax.viewer.training import TrainingView
@@ -75,3 +81,20 @@ def test_a_viewer_that_fails_is_said_once_and_ends_nothing(scene, monkeypatch):
         with pytest.warns(UserWarning, match=r"viewer has ended, the training goes on: out of memory"):
             shown.show(new_state(1))
         shown.show(new_state(2))
+
+
+def test_the_train_command_can_be_watched_and_trains_the_same(scene, tmp_path, capsys):
+    write_gaussians_ply(tmp_path / "blobs.ply", *tiny_gaussians())
+    few = ["--scene", str(scene.path), "--downscale", "1", "--iterations", "6", "--no-evaluate", "--no-video"]
+    few += ["--init", str(tmp_path / "blobs.ply"), "--out", str(tmp_path / "runs")]
+    assert main([*few, "--name", "watched", "--view", "--view-port", "0"]) == 0
+    assert "to watch: http://127.0.0.1:" in capsys.readouterr().out
+    assert main([*few, "--name", "alone"]) == 0
+    watched, alone = (load_run(tmp_path / "runs" / name)[1] for name in ("watched", "alone"))
+    assert np.asarray(watched.gaussians.means).tobytes() == np.asarray(alone.gaussians.means).tobytes()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main([*few, "--name", "refused", "--view", "--view-port", port]) == 2
+    assert f"{port}" in capsys.readouterr().err and not (tmp_path / "runs" / "refused").exists()

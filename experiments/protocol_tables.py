@@ -92,7 +92,7 @@ def scene_table(saved: dict[str, Any]) -> str:
         for method in saved["methods"]:
             runs = [run | {"avge": _average_error(run)} for run in _runs(saved, method=method, scene=scene)]
             if runs:
-                minutes = _figure([run["minutes"] for run in runs], 1)
+                minutes = mean_and_deviation([run["minutes"] for run in runs], 1)
                 lines.append(_row([scene, method, *_cells(runs), str(len(runs)), minutes]))
     return "\n".join(lines)
 
@@ -112,13 +112,7 @@ def _published_row(row: Published, scenes: int) -> str:
 
 
 def _cells(figures: list[Run]) -> list[str]:
-    return [_figure([each[name] for each in figures], digits) for name, (_, digits) in FIGURES.items()]
-
-
-def _figure(values: list[float | None], digits: int) -> str:
-    """As `mean_and_deviation`; one seed has no deviation."""
-    (first, *others) = values
-    return f"{first:.{digits}f}" if first is not None and not others else mean_and_deviation(values, digits)
+    return [mean_and_deviation([each[name] for each in figures], digits) for name, (_, digits) in FIGURES.items()]
 
 
 def _average_error(means: dict[str, Any]) -> float | None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,16 @@ def read_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def mean_and_deviation(values: list[float | None], digits: int, sign: str = "") -> str:
-    """'mean ± std' (of the sample), or 'not computed' if any is missing; sign '+' shows that of positive means too."""
+def mean_and_deviation(values: Sequence[float | None], digits: int, sign: str = "") -> str:
+    """'mean ± std' (of the sample; a single value has none), or 'not computed' if any is missing.
+
+    Sign '+' shows that of positive means too.
+    """
     numbers = [v for v in values if v is not None]
     if len(numbers) < len(values):
         return "not computed"
-    deviation = np.std(numbers, ddof=1) if len(numbers) > 1 else 0.0
-    return f"{np.mean(numbers):{sign}.{digits}f} ± {deviation:.{digits}f}"
+    mean = f"{np.mean(numbers):{sign}.{digits}f}"
+    return f"{mean} ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else mean
 
 
 def table(results: list[dict[str, Any]], columns: dict[str, str]) -> str:

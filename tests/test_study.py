@@ -36,6 +36,9 @@ def test_verdicts_take_more_than_the_noise():
     assert judge([20.0, 20.2, 20.1], [19.0, 19.3, 19.0]).word == "yes"
     assert judge([19.0, 19.3, 19.0], [20.0, 20.2, 20.1]).word == "**no**"
     assert judge([20.0, 19.0, 20.5], [19.5, 19.5, 20.0]).word == "cannot be told"
+    # 5 and 3.5 standard errors from zero; for three runs, Student's quantile is 4.3.
+    assert judge([1.0, 2.0, 3.0], [0.0, 0.0, 1.0 - 1e-3]).word == "yes"
+    assert judge([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]).word == "cannot be told"
     assert judge([20.0], [19.0]).word == "one seed cannot tell"
     assert judge([20.0, 20.5], [19.0, 19.0]).gains == [1.0, 1.5]
     with pytest.raises(ValueError, match="same seeds"):

@@ -14,6 +14,7 @@ matplotlib.use("Agg")  # no display
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from runs import mean_and_deviation
 
 from ipsm_jax.reporting.files import atomic_write, write_png
 from ipsm_jax.reporting.pictures import strip
@@ -61,12 +62,6 @@ def write_study(folder: Path, scenes: Sequence[str], methods: Sequence[str]) -> 
     with atomic_write(folder / "study.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
-
-
-def mean_and_deviation(values: Sequence[float], digits: int, sign: str = "") -> str:
-    """'mean ± std' of the sample; no ± for a single value."""
-    text = f"{np.mean(values):{sign}.{digits}f}"
-    return f"{text} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else text
 
 
 def figures_table(batches: dict[str, dict[str, Any]]) -> str:

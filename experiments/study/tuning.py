@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from runs import mean_and_deviation
 
 from ipsm_jax.config import GuidanceConfig
 from study.methods import METHODS, Study
@@ -61,7 +62,5 @@ def _batch(
 def _row(title: str, weights: tuple[float, ...] | None, look: dict[str, Any], runs: range) -> str:
     cells = [title, "" if weights is None else ", ".join(f"{w:g}" for w in weights)]
     for name, digits in (("psnr", 2), ("ssim", 3), ("lpips_vgg", 3)):
-        values = [look[name][run] for run in runs]
-        deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
-        cells.append(f"{np.mean(values):.{digits}f} ± {deviation:.{digits}f}")
+        cells.append(mean_and_deviation([look[name][run] for run in runs], digits))
     return f"| {' | '.join(cells)} |"

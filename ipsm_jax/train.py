@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from ipsm_jax.render import render_video
 from ipsm_jax.reporting.diagnostics import pseudo_view_viewer
 from ipsm_jax.reporting.files import atomic_write, leftovers, write_json
 from ipsm_jax.trained import EXPECTED_ERRORS, limit_note, run_notes
+from ipsm_jax.trained import starting_points as read_start
 from ipsm_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from ipsm_jax.training.checkpoint import describe, list_checkpoints, load_run
 from ipsm_jax.training.environment import describe_environment, enable_compilation_cache
@@ -102,7 +102,7 @@ def run(config: TrainConfig) -> Path:
     if resume:
         _, state = load_run(folder)
         _say(console, f"resuming {folder} after iteration {int(state.step)}")
-        starting_points = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["starting_points"]
+        starting_points = read_start(folder) or "starting points unknown: environment.json did not say"
     else:
         # The limit that the start implies becomes a setting like any other: it is saved, and the same when resuming.
         config, state, starting_points = first_state(config, scene)

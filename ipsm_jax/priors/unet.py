@@ -17,7 +17,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ipsm_jax.priors.config import PriorError, check_settings, choices, integer, integers
+from ipsm_jax.priors.config import (
+    MOST_LAYERS,
+    MOST_PIXELS,
+    PriorError,
+    check_settings,
+    choices,
+    integer,
+    integers,
+    positive,
+)
 from ipsm_jax.priors.layers import (
     Params,
     Shape,
@@ -137,16 +146,16 @@ class UNetConfig:
         return cls(
             in_channels=integer(config, "in_channels", where, 4),
             out_channels=integer(config, "out_channels", where, 4),
-            sample_size=integer(config, "sample_size", where),
+            sample_size=integer(config, "sample_size", where, most=MOST_PIXELS),
             channels=channels,
-            layers=integers({"layers_per_block": 2, **config}, "layers_per_block", where, levels),
+            layers=integers({"layers_per_block": 2, **config}, "layers_per_block", where, levels, most=MOST_LAYERS),
             heads=heads,
             text_channels=None if text is None else integer(config, "cross_attention_dim", where),
             down=tuple(kind == DOWN[0] for kind in down),
             up=tuple(kind == UP[0] for kind in up),
             middle=middle == MIDDLE[0],
             groups=groups,
-            epsilon=float(config.get("norm_eps", 1e-5)),
+            epsilon=positive(config, "norm_eps", where, 1e-5),
             linear_projection=bool(config.get("use_linear_projection", False)),
             cosine_first=bool(config.get("flip_sin_to_cos", True)),
             frequency_shift=int(config.get("freq_shift", 0)),

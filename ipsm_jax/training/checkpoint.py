@@ -19,6 +19,7 @@ import safetensors.numpy
 
 import ipsm_jax
 from ipsm_jax.config import ConfigError, TrainConfig, from_json, to_json
+from ipsm_jax.errors import InputError
 from ipsm_jax.reporting.files import atomic_write
 from ipsm_jax.scene.gaussians import zeros
 from ipsm_jax.training.state import TrainState, init_state
@@ -29,7 +30,7 @@ KEPT = 2
 """Number of checkpoints kept, the newest ones; the last one of a finished run is among them."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that is not there or cannot be used; the message names the file and what is wrong with it."""
 
 
@@ -40,7 +41,11 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
     """Checkpoints of a run folder by iteration, ascending; files of other names are left alone."""
-    found = {int(path.stem): path for path in (folder / FOLDER).glob("*.safetensors") if path.stem.isdigit()}
+    found = {
+        int(path.stem): path
+        for path in (folder / FOLDER).glob("*.safetensors")
+        if path.stem.isascii() and path.stem.isdigit()
+    }
     return dict(sorted(found.items()))
 
 
@@ -146,6 +151,10 @@ def _to_state(arrays: dict[str, np.ndarray], key_type: str) -> TrainState:
         found = arrays[name]
         if found.shape != leaf.shape or found.dtype != leaf.dtype:
             raise ValueError(f"{name} is {found.dtype}{found.shape} instead of {leaf.dtype}{leaf.shape}")
+    if (arrays["alive"].view(np.uint8) > 1).any():
+        raise ValueError("alive holds bytes that are neither 0 nor 1")
+    if arrays["step"] < 0:
+        raise ValueError(f"it says that {arrays['step']} iterations are done")
     state = jax.tree_util.tree_unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
     return state._replace(key=jax.random.wrap_key_data(state.key, impl=key_type))
 

@@ -49,7 +49,7 @@ from ipsm_jax.sfm.progress import silent
 from ipsm_jax.sfm.video import extract_frames
 from ipsm_jax.trained import CommandError, read_optional_json, run_notes
 from ipsm_jax.training.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, load_run
-from ipsm_jax.training.recorder import read_log, truncate_log
+from ipsm_jax.training.recorder import LogError, read_log, truncate_log
 
 NAMES = [f"view{i}.png" for i in range(4)]
 W, H = captures.WIDTH, captures.HEIGHT
@@ -85,7 +85,7 @@ def _captured(folder: Path) -> None:
         assert (photo.folder / photo.name).resolve().is_relative_to(folder.resolve())
     if capture.bounds is not None:
         assert capture.bounds.shape == (len(capture.photos), 2)
-        assert (0 < capture.bounds[:, 0]).all() and (capture.bounds[:, 0] < capture.bounds[:, 1]).all()
+        assert (capture.bounds[:, 0] > 0).all() and (capture.bounds[:, 0] < capture.bounds[:, 1]).all()
     for points in (colmap.sparse_points(folder), transforms.sparse_points(folder)):
         assert points is None or _colored(points)
 
@@ -231,8 +231,10 @@ def _pictures(folder: Path) -> list[Path]:
     details[ExifTags.Base.FocalLength] = 4.2
     details[ExifTags.Base.FocalLengthIn35mmFilm] = 26
     details[ExifTags.Base.LensModel] = "Lens"
-    for ending in ("jpg", "png", "webp", "tif"):
+    for ending in ("jpg", "png", "webp"):
         picture.save(folder / f"turned.{ending}", exif=exif)
+    del exif[ExifTags.Base.Orientation]  # Pillow itself turns a TIFF
+    picture.save(folder / "plain.tif", exif=exif)
     picture.save(folder / "progressive.jpg", progressive=True)
     picture.convert("RGBA").save(folder / "clear.png")
     picture.convert("P").save(folder / "palette.png", transparency=3)
@@ -248,7 +250,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _read_picture(folder: Path) -> None:
-    """All ways to look at a picture; the one that was damaged is found by its age."""
+    """All ways to look at a picture; the one that was damaged is the newest."""
     path = max(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
     width, height = picture_size(path)
     assert orientation(path) in range(1, 9)
@@ -259,7 +261,8 @@ def _read_picture(folder: Path) -> None:
     assert isinstance(camera_key(exif, *upright.size), str)
     whole = read_picture(path, background=None)
     assert whole.size == (width, height) and whole.mode in ("RGB", "RGBA")
-    assert read_picture(path, shape=(2 * H, 2 * W)).size in ((width, height), (height, width))
+    for shape in ((2 * W, 2 * H), (W, H)) + (((2 * H, 2 * W),) if orientation(path) == 6 else ()):
+        assert read_picture(path, shape=shape).size in ((W, H), (H, W))
     assert read_mask(path, (W, H)).shape == (H, W)
 
 
@@ -298,9 +301,9 @@ def _run(folder: Path) -> list[Path]:
 
 def _read_run(folder: Path) -> None:
     run = folder / "run"
+    assert all(isinstance(note, str) for note in run_notes(run))
     config = load_config(run / "config.json")
     assert config.optimization.iterations > 0
-    assert all(isinstance(note, str) for note in run_notes(run))
     assert all(isinstance(line["iteration"], int) for line in read_log(run))
     truncate_log(run, 20)
     assert max((line["iteration"] for line in read_log(run)), default=0) <= 20
@@ -330,7 +333,7 @@ def _diffusion(folder: Path) -> list[Path]:
     shutil.rmtree(inpainting / "text_encoder")
     stem = "diffusion_pytorch_model.safetensors"
     whole = inpainting / "unet" / stem  # as one piece of an index
-    pieces = {name: "piece.safetensors" for name in _tensor_names(whole)}
+    pieces = dict.fromkeys(_tensor_names(whole), "piece.safetensors")
     whole.rename(whole.with_name("piece.safetensors"))
     (inpainting / "unet" / f"{stem}.index.json").write_text(json.dumps({"weight_map": pieces}))
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "tokenizer")
@@ -445,7 +448,7 @@ def malicious_npy(command: Callable[[], Any]) -> bytes:
     return stream.getvalue()
 
 
-_RUN_ERRORS = (ConfigError, CheckpointError, CommandError)
+_RUN_ERRORS = (ConfigError, CheckpointError, CommandError, LogError)
 
 READERS = (
     Reader("COLMAP, binary", _colmap(text=False), _captured),

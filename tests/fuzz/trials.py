@@ -75,7 +75,7 @@ class Bench:
                 Outcome("refused", name)
                 if self._named(str(error), damage.path)
                 else Outcome(
-                    "fault", name, f"the message does not say which file, or is far too long: {str(error)[:3000]}"
+                    "fault", name, f"the message does not say which file, or cannot be read: {str(error)[:3000]}"
                 )
             )
         except Exception:
@@ -87,5 +87,6 @@ class Bench:
 
     def _named(self, message: str, path: Path) -> bool:
         """Whether a message names a file, or a folder that it is in, and can be read."""
-        folders = [folder for folder in path.parents if folder == self.folder or self.folder in folder.parents]
-        return len(message) < 2000 and any(str(place) in message for place in (path.name, *folders))
+        folders = [folder.name for folder in path.parents if folder == self.folder or self.folder in folder.parents]
+        readable = all(c.isprintable() or c == "\n" for c in message) and max(map(len, message.split())) < 500
+        return readable and len(message) < 10_000 and any(name in message for name in (path.name, *folders))

@@ -1,8 +1,8 @@
 """Damage to files: what disks, networks, other programs and people with bad intentions do to them.
 
 Blind changes (bits, cuts, copied pieces, numbers replaced) rarely get past the first check of a format that carries
-lengths or checksums. So there are changes that know a little about formats, too: JSON is changed as a tree, the header of
-a .npy or safetensors file gets its right length back, chunks of a PNG their right checksums.
+lengths or checksums. So there are changes that know a little about formats, too: JSON is changed as a tree, the header
+of a .npy or safetensors file gets its right length back, chunks of a PNG their right checksums.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from typing import Any
 
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _COUNTS = (0, 1, 2, -1, 255, 256, 65535, 10**6, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**53, 2**63 - 1, 2**64 - 1)
-_WORDS = tuple(
-    word.encode()
-    for word in ["0", "-1", "1e400", "-1e39", "NaN", "nan", "inf", "-Infinity", "1e-320", "0.1", "99999999999999999999", "4294967296", "-0", "1_0", "0x10", "null", "true", "{}", "[]", '""', "../../../etc/passwd", "/etc/passwd", "\ud7ff", "é", "漢字", "#", ",", ":", "=", "|", "\t", "\n", "\r\n", "\x00", "ply", "end_header", "format", "<|endoftext|>"]
-) + (b"9" * 30, b"9" * 5000, "é".encode() * 180, b"a/" * 3000, b"\xff\xfe", b"\x1b[2J")  # fmt: skip
+_TEXTS = (
+    "0 -1 1e400 -1e39 NaN nan inf -Infinity 1e-320 0.1 99999999999999999999 4294967296 -0 1_0 0x10 null true {} [] "
+    '"" ../../../etc/passwd /etc/passwd \ud7ff é 漢字 # , : = | \t \n \r\n \0 ply end_header format <|endoftext|>'
+)
+_WORDS = (
+    *(word.encode() for word in _TEXTS.split(" ")),
+    *(b"9" * 30, b"9" * 5000, "é".encode() * 180, b"a/" * 3000, b"\xff\xfe", b"\x1b[2J"),
+)
 _PLAIN = (
     None,
     True,

@@ -18,14 +18,12 @@ import jax
 import numpy as np
 from PIL import ExifTags, Image
 
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("", "data", "priors")]
+sys.path.extend(str(Path(__file__).parents[1] / name) for name in (".", "data", "priors"))
 import captures
 from tiny_checkpoint import write_pair, write_tokenizer
 from tiny_depth import TINY, write_depth_network
 from tiny_embedded import write_embedded_prior
 from tiny_run import tiny_gaussians, write_run, write_scene
-
-del sys.path[:3]
 
 from ipsm_jax.config import ConfigError, load_config
 from ipsm_jax.data import colmap, transforms
@@ -328,7 +326,7 @@ def _read_checkpoints(folder: Path) -> None:
 
 
 def _diffusion(folder: Path) -> list[Path]:
-    plain, inpainting = write_pair(folder)
+    _, inpainting = write_pair(folder)
     shutil.rmtree(inpainting / "vae")
     shutil.rmtree(inpainting / "text_encoder")
     stem = "diffusion_pytorch_model.safetensors"

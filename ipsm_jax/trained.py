@@ -19,7 +19,7 @@ from ipsm_jax.data.load import load_scene
 from ipsm_jax.data.ply import read_gaussians_ply
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.errors import InputError
-from ipsm_jax.metrics import LpipsUnavailableError
+from ipsm_jax.metrics import LpipsUnavailableError, LpipsWeightsError
 from ipsm_jax.priors.config import PriorError
 from ipsm_jax.rasterizer import NativeUnavailableError
 from ipsm_jax.rasterizer.render import Backend
@@ -37,8 +37,8 @@ class CommandError(InputError):
 
 # What a command answers with one sentence; anything else is a defect and deserves its traceback.
 EXPECTED_ERRORS = (
-    CommandError, DataError, ConfigError, CheckpointError, LogError, LpipsUnavailableError, NativeUnavailableError,
-    PriorError, StereoError, VideoError, OSError,
+    CommandError, DataError, ConfigError, CheckpointError, LogError, LpipsUnavailableError, LpipsWeightsError,
+    NativeUnavailableError, PriorError, StereoError, VideoError, OSError,
 )  # fmt: skip
 
 

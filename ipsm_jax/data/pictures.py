@@ -9,6 +9,7 @@ the stored pixels and ignores the tag, so turning a picture that fits already wo
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,8 +38,6 @@ def _decoding(path: Path) -> Iterator[None]:
         yield
     except (DataError, MemoryError):
         raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such picture") from None
     except UnidentifiedImageError:
         raise DataError(
             f"{path}: this is not a picture ({', '.join(FORMATS)} are read); replace or remove it"
@@ -49,13 +48,17 @@ def _decoding(path: Path) -> Iterator[None]:
 
 def _open(path: Path) -> Image.Image:
     """The opened file, pixels not decoded yet."""
+    try:
+        data = path.read_bytes()  # whole: from an open file, Python allocates whatever length Pillow finds in it
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such picture") from None
+    except OSError as error:
+        raise DataError(f"{path}: the picture cannot be read ({error.strerror or error})") from error
     with _decoding(path):
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
-        size = path.stat().st_size
-        if width * height > max(_LARGE, _SHRUNK * size):
-            image.close()
-            raise DataError(f"{path}: damaged: it claims {width}x{height} pixels and has {size} bytes; replace it")
+        if width * height > max(_LARGE, _SHRUNK * len(data)):
+            raise DataError(f"{path}: damaged: it claims {width}x{height} pixels in {len(data)} bytes; replace it")
         return image
 
 

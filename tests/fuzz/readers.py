@@ -35,7 +35,7 @@ from ipsm_jax.data.load import load_scene, read_capture
 from ipsm_jax.data.pictures import SUFFIXES, open_upright, orientation, picture_size, read_mask, read_picture
 from ipsm_jax.data.ply import ply_kind, read_gaussians_ply, read_points_ply, write_gaussians_ply
 from ipsm_jax.data.split_file import read_split, write_split
-from ipsm_jax.metrics.perceptual import load_lpips
+from ipsm_jax.metrics.perceptual import LpipsWeightsError, load_lpips
 from ipsm_jax.priors.config import PriorError
 from ipsm_jax.priors.embedded.load import load_embedded_prior
 from ipsm_jax.priors.monodepth.load import load_depth_network
@@ -393,9 +393,8 @@ def _lpips(folder: Path) -> list[Path]:
     def array(*shape: int) -> np.ndarray:
         return rng.normal(size=shape).astype(np.float32)
 
-    tree: dict[str, Any] = {
-        "AlexNet_0": {f"Conv_{i}": {"kernel": array(2, 2, 3, 4), "bias": array(4)} for i in range(5)}
-    }
+    layers = {f"Conv_{i}": {"kernel": array(2, 2, 4 if i else 3, 4), "bias": array(4)} for i in range(5)}
+    tree: dict[str, Any] = {"AlexNet_0": layers}
     tree |= {f"NetLinLayer_{i}": {"Conv_0": {"kernel": array(1, 1, 4, 1)}} for i in range(5)}
     (folder / "alexnet.ckpt").write_bytes(pickle.dumps(tree, protocol=3))
     return [folder / "alexnet.ckpt"]
@@ -468,7 +467,7 @@ READERS = (
     Reader("embedded prior", _embedded, _read_embedded, (PriorError,), cost=2),
     Reader("depth network, hybrid", _depth_network("hybrid"), _read_depth_network, (PriorError,), cost=8),
     Reader("depth network, Depth Anything", _depth_network("anything"), _read_depth_network, (PriorError,), cost=4),
-    Reader("LPIPS weights", _lpips, _read_lpips, (ValueError,)),
+    Reader("LPIPS weights", _lpips, _read_lpips, (LpipsWeightsError,)),
     Reader("cache (.npz)", _cached, _read_cached),
     Reader("video", _video, _read_video, cost=40),
 )

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from ipsm_jax.reporting.files import atomic_write, write_json
 MEMORY = 1 << 30  # bytes that a process may take beyond what it has after reading valid files
 PATIENCE = 60.0  # seconds for one input, on a machine that has other things to do
 BEGINNING = 300.0  # seconds for imports and valid files
+WORKER = (sys.executable, __file__, "--worker")
 
 
 def work(name: str, rounds: int, seed: int, first: int) -> None:
@@ -53,12 +54,12 @@ def work(name: str, rounds: int, seed: int, first: int) -> None:
             print(json.dumps({"number": number, **outcome._asdict()}), flush=True)
 
 
-def lines(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any] | None]:
+def lines(process: subprocess.Popen[bytes], patience: float) -> Iterator[dict[str, Any] | None]:
     """What a worker prints; None when it has been silent for too long."""
     assert process.stdout is not None
-    patience, rest = BEGINNING, b""
+    waiting, rest = BEGINNING, b""
     while True:
-        if not select.select([process.stdout], [], [], patience)[0]:
+        if not select.select([process.stdout], [], [], waiting)[0]:
             yield None
             return
         chunk = os.read(process.stdout.fileno(), 1 << 16)
@@ -66,40 +67,52 @@ def lines(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any] | None]:
             return
         *complete, rest = (rest + chunk).split(b"\n")
         for line in complete:
-            patience = PATIENCE
+            waiting = patience
             yield json.loads(line)
 
 
-def fuzz(name: str, rounds: int, seed: int) -> dict[str, Any]:
-    """All inputs of one reader: counts, and the faults."""
+def fuzz(
+    name: str, rounds: int, seed: int, worker: Sequence[str] = WORKER, patience: float = PATIENCE
+) -> dict[str, Any]:
+    """All inputs of one reader: counts, and the faults.
+
+    Args:
+      name: of the reader.
+      rounds: number of inputs.
+      seed: of the damage.
+      worker: the command that reads; it is given name, rounds, seed and the first input's number.
+      patience: seconds for one input.
+
+    Raises:
+      SystemExit: the worker cannot even begin.
+    """
     counts: Counter[str] = Counter()
     faults: list[dict[str, Any]] = []
     first, began = 0, time.perf_counter()
+    env = {**os.environ, "MALLOC_ARENA_MAX": "2"}  # each arena reserves much and uses little
     while first < rounds:
-        command = [sys.executable, __file__, "--worker", name, str(rounds), str(seed), str(first)]
-        env = {**os.environ, "MALLOC_ARENA_MAX": "2"}  # each arena reserves much and uses little
+        number, silent = None, False
         with tempfile.TemporaryFile() as errors:
+            command = [*worker, name, str(rounds), str(seed), str(first)]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=env)
-            number, silent = first - 1, False
-            for line in lines(process):
+            for line in lines(process, patience):
                 if line is None:
                     silent = True
                     process.kill()
                 elif "begins" in line:
                     number = line["begins"]
                 else:
+                    number, first = None, line["number"] + 1
                     counts[line["kind"]] += 1
-                    first = line["number"] + 1
-                    if line["kind"] == "fault":
-                        faults.append(line)
-            process.wait()
+                    faults += [line] if line["kind"] == "fault" else []
+            process.communicate()
             errors.seek(0)
             said = errors.read().decode(errors="replace")[-1500:]
-        if number < 0 or (first < rounds and number < first):
-            raise SystemExit(f"{name}: its process ended without reading anything:\n{said}")
-        if first < rounds:
+        if number is None and first < rounds:
+            raise SystemExit(f"{name}: its process ended between two inputs:\n{said}")
+        if number is not None:
+            what = f"no answer for {patience:g} s" if silent else f"the process died ({process.returncode}): {said}"
             counts["fault"] += 1
-            what = f"no answer for {PATIENCE:g} s" if silent else f"the process died ({process.returncode}): {said}"
             faults.append({"number": number, "kind": "fault", "damage": "", "detail": what})
             first = number + 1
     found = {kind: counts[kind] for kind in ("accepted", "refused", "fault")}

@@ -50,7 +50,11 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def save_checkpoint(folder: Path, config: TrainConfig, state: TrainState) -> Path:
-    """Write the state into a run folder and remove all but the newest 2 checkpoints; returns the new file."""
+    """Write the state into a run folder and remove all but the newest 2 checkpoints; returns the new file.
+
+    Raises:
+      CheckpointError: the file cannot be written, as on a full disk; no other is touched then.
+    """
     iteration = int(state.step)
     header = {
         "format": FORMAT,
@@ -60,8 +64,13 @@ def save_checkpoint(folder: Path, config: TrainConfig, state: TrainState) -> Pat
         "config": to_json(config).decode(),
     }
     path = checkpoint_path(folder, iteration)
-    with atomic_write(path) as temporary:
-        safetensors.numpy.save_file(_to_arrays(state), temporary, metadata=header)
+    try:
+        with atomic_write(path) as temporary:
+            safetensors.numpy.save_file(_to_arrays(state), temporary, metadata=header)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written: {error}. Those saved before are intact: --resume goes on from them"
+        ) from error
     for old in list(list_checkpoints(folder).values())[:-KEPT]:
         if old != path:
             old.unlink(missing_ok=True)

@@ -137,8 +137,13 @@ class Recorder:
         self._sums, self._terms, self._density = Counter(), Counter(), Counter()
 
     def _write(self, line: dict[str, Any]) -> None:
-        with open(self._folder / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        path = self._folder / LOG
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            error.filename = str(path)  # which it lacks when the disk is full
+            raise
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -260,7 +260,7 @@ def _read_picture(folder: Path) -> None:
     whole = read_picture(path, background=None)
     assert whole.size == (width, height) and whole.mode in ("RGB", "RGBA")
     for shape in ((2 * W, 2 * H), (W, H)) + (((2 * H, 2 * W),) if orientation(path) == 6 else ()):
-        assert read_picture(path, shape=shape).size in ((W, H), (H, W))
+        assert read_picture(path, shape=shape).size in ((width, height), (height, width))
     assert read_mask(path, (W, H)).shape == (H, W)
 
 
@@ -464,7 +464,7 @@ READERS = (
     Reader("checkpoint", _checkpoints, _read_checkpoints, _RUN_ERRORS, cost=2),
     Reader("Stable Diffusion", _diffusion, _read_diffusion, (PriorError,), cost=20),
     Reader("tokenizer", _tokenizer, _read_tokens, (PriorError,)),
-    Reader("embedded prior", _embedded, _read_embedded, (PriorError,), cost=2),
+    Reader("embedded prior", _embedded, _read_embedded, (PriorError,), cost=5),
     Reader("depth network, hybrid", _depth_network("hybrid"), _read_depth_network, (PriorError,), cost=8),
     Reader("depth network, Depth Anything", _depth_network("anything"), _read_depth_network, (PriorError,), cost=4),
     Reader("LPIPS weights", _lpips, _read_lpips, (LpipsWeightsError,)),

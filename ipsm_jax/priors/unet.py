@@ -82,6 +82,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "transformer_layers_per_block": (1,),
     "upcast_attention": (False, True, None),  # scores are float32 here in any case
 }
+# What is read without another check.
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "flip_sin_to_cos": (True, False),
+    "freq_shift": (0, 1),
+    "use_linear_projection": (False, True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +133,8 @@ class UNetConfig:
         """
         read = {"in_channels", "out_channels", "sample_size", "block_out_channels", "layers_per_block"}
         read |= {"attention_head_dim", "cross_attention_dim", "down_block_types", "up_block_types", "mid_block_type"}
-        read |= {"norm_num_groups", "norm_eps", "use_linear_projection", "flip_sin_to_cos", "freq_shift"}
-        check_settings(config, _NEUTRAL, read, where)
+        read |= {"norm_num_groups", "norm_eps"}
+        check_settings(config, {**_NEUTRAL, **_CHOICES}, read, where)
         channels = integers(config, "block_out_channels", where)
         levels = len(channels)
         groups = integer(config, "norm_num_groups", where, 32)
@@ -156,9 +162,9 @@ class UNetConfig:
             middle=middle == MIDDLE[0],
             groups=groups,
             epsilon=positive(config, "norm_eps", where, 1e-5),
-            linear_projection=bool(config.get("use_linear_projection", False)),
-            cosine_first=bool(config.get("flip_sin_to_cos", True)),
-            frequency_shift=int(config.get("freq_shift", 0)),
+            linear_projection=config.get("use_linear_projection", False),
+            cosine_first=config.get("flip_sin_to_cos", True),
+            frequency_shift=config.get("freq_shift", 0),
         )
 
 

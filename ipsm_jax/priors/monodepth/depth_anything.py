@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ipsm_jax.priors.config import MOST_LAYERS, PriorError, check_settings, integer, integers, positive
+from ipsm_jax.priors.config import MOST_CHANNELS, MOST_LAYERS, PriorError, check_settings, integer, integers, positive
 from ipsm_jax.priors.layers import Shape, Weights, conv, declared_shapes, layer_norm
 from ipsm_jax.priors.monodepth import decoder, vit
 from ipsm_jax.priors.monodepth.preprocessing import Preprocessing
@@ -131,7 +131,7 @@ def _transformer(config: Mapping[str, Any], patch: int, where: str) -> vit.ViTCo
         raise PriorError(f"{where}: {channels} channels cannot be split into {heads} heads")
     return vit.ViTConfig(
         channels=channels,
-        hidden=int(channels * positive(config, "mlp_ratio", where)),
+        hidden=int(channels * min(positive(config, "mlp_ratio", where), MOST_CHANNELS)),
         heads=heads,
         epsilon=positive(config, "layer_norm_eps", where),
         taps=taps,

@@ -79,7 +79,7 @@ def normalization(config: Mapping[str, Any], where: str, default: Preprocessing)
         if (
             not isinstance(values, (list, tuple))
             or len(values) != 3
-            or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+            or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e38 for v in values)
             or (key == "image_std" and min(values) <= 0)
         ):
             kind = "positive numbers" if key == "image_std" else "numbers"

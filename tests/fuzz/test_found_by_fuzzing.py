@@ -251,7 +251,7 @@ def test_pickles_get_no_memory_for_what_they_only_claim():
     try:
         assert read_array_pickle(b"\x80\x03}r\xff\xff\xff\x0f.") == {}  # stored as number 2^28 - 1 of what it holds
         for claim in (b"\x80\x03B\xff\xff\xff\x7fabc.", b"\x80\x04\x8e" + b"\xff" * 7 + b"\0abc."):
-            with pytest.raises(ValueError, match="expected .* bytes"):
+            with pytest.raises(ValueError, match=r"expected \d+ bytes"):
                 read_array_pickle(claim)
         assert tracemalloc.get_traced_memory()[1] < 1 << 22
     finally:

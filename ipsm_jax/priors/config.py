@@ -51,8 +51,10 @@ def integer(
       PriorError: if it is absent (without default), more than `most`, or anything else.
     """
     value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise PriorError(f"{where}: {key} must be a positive integer, at most {most}, found {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise PriorError(f"{where}: {key} must be a positive integer, found {value!r}")
+    if value > most:
+        raise PriorError(f"{where}: {key} must be at most {most}, found {value}")
     return value
 
 
@@ -85,7 +87,7 @@ def integers(
         or not all(type(v) is int and 0 < v <= most for v in value)
     ):
         many = "a list" if count is None else f"one integer or a list of {count}"
-        raise PriorError(f"{where}: {key} must be {many} of positive integers, at most {most}, found {value!r}")
+        raise PriorError(f"{where}: {key} must be {many} of positive integers up to {most}, found {value!r}")
     return tuple(value)
 
 

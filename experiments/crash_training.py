@@ -31,10 +31,10 @@ from ipsm_jax.train import main as train
 from ipsm_jax.training.checkpoint import list_checkpoints
 from ipsm_jax.training.recorder import read_log
 
-ITERATIONS = 150
+ITERATIONS, LOG_EVERY = 150, 3
 SETTINGS = {
     "scene": "demo", "downscale": 16, "init": "random", "iterations": ITERATIONS, "checkpoint-every": 2,
-    "log-every": 3, "density-from": 20, "density-interval": 10, "opacity-reset-at": 25,
+    "log-every": LOG_EVERY, "density-from": 20, "density-interval": 10, "opacity-reset-at": 25,
 }  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def faults(folder: Path, expected: dict[str, bytes], damaged: list[str]) -> list
     arrays = last_arrays(folder)
     found += [f"{name} differs" for name in expected if arrays.get(name) != expected[name]]
     logged = [line["iteration"] for line in read_log(folder)]
-    if logged != sorted(logged) or set(range(3, ITERATIONS + 1, 3)) - set(logged):
+    if logged != sorted(logged) or set(range(LOG_EVERY, ITERATIONS + 1, LOG_EVERY)) - set(logged):
         found.append(f"the log has gaps or goes back: {logged}")
     found += [f"unfinished file left: {path.name}" for path in folder.rglob(".*.tmp*")]
     if not (folder / "metrics.json").is_file():

@@ -6,8 +6,10 @@
 import contextlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,6 +23,9 @@ from ipsm_jax.training import recorder
 from ipsm_jax.training.checkpoint import list_checkpoints, load_run, save_checkpoint
 from ipsm_jax.training.lock import locked
 from ipsm_jax.training.recorder import read_log
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import crash_training
 
 pytestmark = pytest.mark.usefixtures("own_caches")
 SMALL = ("--iterations", "40", "--checkpoint-every", "10", "--log-every", "5", "--no-video", "--no-evaluate")
@@ -177,6 +182,30 @@ def test_a_training_that_began_while_this_one_was_loading_is_left_alone(other, c
     assert (code, f"another training {words} {folder}" in sentence) == (2, True)
     assert {path.name for path in folder.iterdir()} == {"config.json"}
     assert (folder / "config.json").read_text() == "of another"
+
+
+def test_the_experiment_sees_what_a_kill_may_break(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(crash_training, "ITERATIONS", 40)
+    monkeypatch.setattr(crash_training, "LOG_EVERY", 5)
+    folder = tmp_path / "killed"
+    shutil.copytree(undisturbed, folder)
+    expected = crash_training.last_arrays(undisturbed)
+    assert crash_training.state_of(folder)["phase"] == "after its last checkpoint"
+    assert crash_training.faults(folder, expected, []) == ["nothing was measured"]
+    (folder / "metrics.json").write_text("{}")
+    assert crash_training.faults(folder, expected, []) == []
+    (folder / "checkpoints" / ".000040.0123456789ab.tmp.safetensors").touch()
+    log = (folder / "log.jsonl").read_text().split("\n")
+    (folder / "log.jsonl").write_text("\n".join(log[:2] + log[3:]))
+    path = list_checkpoints(folder)[40]
+    path.write_bytes(path.read_bytes()[:-1] + b"\x55")
+    first, second, third = crash_training.faults(folder, expected, [])
+    assert first.endswith("differs") and "the log has gaps" in second and "unfinished file left" in third
+    path.write_bytes(path.read_bytes()[:-1])
+    assert len(crash_training.state_of(folder)["damaged"]) == 1
+    path.unlink()
+    assert crash_training.state_of(folder)["phase"] == "while training"
+    assert crash_training.faults(folder, expected, []) == ["the last checkpoint is not there"]
 
 
 HOLD = """

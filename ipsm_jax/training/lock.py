@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +17,17 @@ def locked(folder: Path) -> Iterator[None]:
     """Be the only training in a run folder, which is made if it is missing.
 
     The folder itself is locked, so nothing is left in it. Where the file system keeps no locks, as some network file
-    systems do not, a warning says so and training goes on.
+    systems do not, a warning says so and training goes on; on Windows nothing is locked.
 
     Raises:
       ConfigError: another training is working there.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":  # folders cannot be opened there, and there is no fcntl
+        yield
+        return
+    import fcntl
+
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -155,11 +155,16 @@ def _float(rng: Random, data: bytes) -> bytes | None:
 
 
 def _tree(rng: Random, data: bytes) -> bytes | None:
+    """`_changed_json`, also in the header of a safetensors file: its length, the header, arrays."""
+    if data[8:9] != b"{":
+        return _changed_json(rng, data)
+    (length,) = struct.unpack_from("<Q", data)
+    header = _changed_json(rng, data[8 : 8 + length])
+    return None if header is None else struct.pack("<Q", len(header)) + header + data[8 + length :]
+
+
+def _changed_json(rng: Random, data: bytes) -> bytes | None:
     """A value somewhere in JSON replaced, removed, doubled, wrapped or renamed."""
-    if data[8:9] == b"{":  # safetensors: length of the header, header, arrays
-        (length,) = struct.unpack_from("<Q", data)
-        header = _tree(rng, data[8 : 8 + length])
-        return None if header is None else struct.pack("<Q", len(header)) + header + data[8 + length :]
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError):

@@ -111,9 +111,7 @@ def run(config: TrainConfig) -> Path:
     regularization = prepare_regularization(config, scene, lambda sentence: _say(console, sentence))
 
     output = config.output
-    with locked(folder):
-        if progress(folder) != before:
-            raise ConfigError(f"another training has been working in {folder} meanwhile. Choose another --name")
+    with contextlib.ExitStack() as until_finished:
         with (
             TrainingView(config, scene, state, host=output.view_host, port=output.view_port)
             if output.view
@@ -123,6 +121,9 @@ def run(config: TrainConfig) -> Path:
             ) as display,
             StopRequest() as stop_requested,
         ):
+            until_finished.enter_context(locked(folder))
+            if progress(folder) != before:
+                raise ConfigError(f"another training has been working in {folder} meanwhile. Choose another --name")
             start_folder(config, scene, state, starting_points)
             recorder = Recorder(
                 folder,

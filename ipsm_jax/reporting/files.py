@@ -43,7 +43,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         _flush_to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:  # as when the disk is full
+        if error.filename is None and error.errno is not None:  # as when the disk is full
             error.filename = str(path)
         raise
     finally:

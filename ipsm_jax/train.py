@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -34,10 +33,12 @@ from ipsm_jax.render import render_video
 from ipsm_jax.reporting.diagnostics import pseudo_view_viewer
 from ipsm_jax.reporting.files import atomic_write, leftovers, write_json
 from ipsm_jax.trained import EXPECTED_ERRORS, limit_note, run_notes
+from ipsm_jax.trained import starting_points as read_start
 from ipsm_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from ipsm_jax.training.checkpoint import describe, list_checkpoints, load_run
 from ipsm_jax.training.environment import describe_environment, enable_compilation_cache
 from ipsm_jax.training.interrupt import StopRequest
+from ipsm_jax.training.lock import locked
 from ipsm_jax.training.loop import Interrupted, TrainingError, train
 from ipsm_jax.training.prepare_regularization import check_requirements, prepare_regularization
 from ipsm_jax.training.progress import ProgressDisplay
@@ -87,6 +88,7 @@ def run(config: TrainConfig) -> Path:
     folder = config.folder
     check_device()
     check_folder(config)
+    before = progress(folder)
     if config.output.view:
         check_viser()
     resume = config.output.resume and bool(list_checkpoints(folder))
@@ -100,7 +102,7 @@ def run(config: TrainConfig) -> Path:
     if resume:
         _, state = load_run(folder)
         _say(console, f"resuming {folder} after iteration {int(state.step)}")
-        starting_points = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["starting_points"]
+        starting_points = read_start(folder) or "starting points unknown: environment.json did not say"
     else:
         # The limit that the start implies becomes a setting like any other: it is saved, and the same when resuming.
         config, state, starting_points = first_state(config, scene)
@@ -109,32 +111,40 @@ def run(config: TrainConfig) -> Path:
     regularization = prepare_regularization(config, scene, lambda sentence: _say(console, sentence))
 
     output = config.output
-    with (
-        TrainingView(config, scene, state, host=output.view_host, port=output.view_port)
-        if output.view
-        else contextlib.nullcontext() as view,
-        ProgressDisplay(int(state.step), config.optimization.iterations, config.output.log_every, console) as display,
-        StopRequest() as stop_requested,
-    ):
-        start_folder(config, scene, state, starting_points)
-        recorder = Recorder(
-            folder,
-            config,
-            display,
-            lambda now: score_test_views(config.optimization, scene, now),
-            None
-            if regularization is None
-            else pseudo_view_viewer(config.optimization, [scene.names[i] for i in scene.train], views, regularization),
-            *([] if view is None else [view.show]),
-        )
-        if view is not None:
-            _say(console, f"to watch: {view.address}")
-        state = train(config, views, state, recorder, stop_requested, regularization)
-        if view is not None:
-            view.show(state, last=True)
-    if stop_requested():  # during the last iterations: what follows them takes minutes too
-        raise Interrupted(int(state.step))
-    finish(config, scene, state, console)
+    with contextlib.ExitStack() as until_finished:
+        with (
+            TrainingView(config, scene, state, host=output.view_host, port=output.view_port)
+            if output.view
+            else contextlib.nullcontext() as view,
+            ProgressDisplay(
+                int(state.step), config.optimization.iterations, config.output.log_every, console
+            ) as display,
+            StopRequest() as stop_requested,
+        ):
+            until_finished.enter_context(locked(folder))
+            if progress(folder) != before:
+                raise ConfigError(f"another training has been working in {folder} meanwhile. Choose another --name")
+            start_folder(config, scene, state, starting_points)
+            recorder = Recorder(
+                folder,
+                config,
+                display,
+                lambda now: score_test_views(config.optimization, scene, now),
+                None
+                if regularization is None
+                else pseudo_view_viewer(
+                    config.optimization, [scene.names[i] for i in scene.train], views, regularization
+                ),
+                *([] if view is None else [view.show]),
+            )
+            if view is not None:
+                _say(console, f"to watch: {view.address}")
+            state = train(config, views, state, recorder, stop_requested, regularization)
+            if view is not None:
+                view.show(state, last=True)
+        if stop_requested():  # during the last iterations: what follows them takes minutes too
+            raise Interrupted(int(state.step))
+        finish(config, scene, state, console)
     return folder
 
 
@@ -158,13 +168,16 @@ def check_device() -> None:
 
 
 def check_folder(config: TrainConfig) -> None:
-    """Refuse to overwrite a run, or to resume one that is not there or has other settings.
+    """Refuse to overwrite a run, or to resume one that is not there, has other settings, or is being trained.
 
     Raises:
       ConfigError: what is in the way and what to do about it.
     """
     folder = config.folder
     is_run = (folder / "config.json").exists()
+    if folder.is_dir():
+        with locked(folder):  # to be told at once, and not when all is loaded
+            pass
     if config.output.resume and not is_run:
         raise ConfigError(f"there is no run to resume in {folder} (no config.json). Leave --resume away to start one")
     if config.output.resume:
@@ -175,6 +188,11 @@ def check_folder(config: TrainConfig) -> None:
         )
     elif folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - set(leftovers(folder))):
         raise ConfigError(f"{folder} exists and is no run of this program. Choose another --name or --out")
+
+
+def progress(folder: Path) -> tuple[bool, list[int]]:
+    """Whether a folder holds a run, and after which iterations it has checkpoints: what another training changes."""
+    return (folder / "config.json").exists(), list(list_checkpoints(folder))
 
 
 def start_folder(config: TrainConfig, scene: Scene, state: TrainState, starting_points: str) -> None:

@@ -18,7 +18,8 @@ from ipsm_jax.data.errors import DataError
 from ipsm_jax.data.load import load_scene
 from ipsm_jax.data.ply import read_gaussians_ply
 from ipsm_jax.data.scene import Scene
-from ipsm_jax.metrics import LpipsUnavailableError
+from ipsm_jax.errors import InputError
+from ipsm_jax.metrics import LpipsUnavailableError, LpipsWeightsError
 from ipsm_jax.priors.config import PriorError
 from ipsm_jax.rasterizer import NativeUnavailableError
 from ipsm_jax.rasterizer.render import Backend
@@ -26,18 +27,18 @@ from ipsm_jax.reporting.video import VideoError
 from ipsm_jax.scene.gaussians import Gaussians
 from ipsm_jax.stereo import StereoError
 from ipsm_jax.training.checkpoint import CheckpointError, load_run
-from ipsm_jax.training.recorder import read_log
+from ipsm_jax.training.recorder import LogError, read_log
 from ipsm_jax.training.setup import load_scene_from_config
 
 
-class CommandError(ValueError):
+class CommandError(InputError):
     """What was asked for cannot be done; the message says why and what to do."""
 
 
 # What a command answers with one sentence; anything else is a defect and deserves its traceback.
 EXPECTED_ERRORS = (
-    CommandError, DataError, ConfigError, CheckpointError, LpipsUnavailableError, NativeUnavailableError, PriorError,
-    StereoError, VideoError, OSError,
+    CommandError, DataError, ConfigError, CheckpointError, LogError, LpipsUnavailableError, LpipsWeightsError,
+    NativeUnavailableError, PriorError, StereoError, VideoError, OSError,
 )  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """
     try:
         return read_log(folder)
-    except ValueError as error:
+    except LogError as error:
         raise CommandError(str(error)) from error
 
 
@@ -162,9 +163,20 @@ def run_notes(folder: Path) -> list[str]:
     Raises:
       CommandError: if environment.json, config.json or log.jsonl is damaged.
     """
-    environment = read_optional_json(folder / "environment.json") or {}
-    start = environment.get("starting_points")
-    return [note for note in (start, limit_note(folder)) if note]
+    return [note for note in (starting_points(folder), limit_note(folder)) if note]
+
+
+def starting_points(folder: Path) -> str | None:
+    """The sentence about a run's starting points in its environment.json, or None if there is none.
+
+    Raises:
+      CommandError: if the file is damaged.
+    """
+    path = folder / "environment.json"
+    found = (read_optional_json(path) or {}).get("starting_points")
+    if found is not None and not isinstance(found, str):
+        raise CommandError(f"{path}: starting_points should be a sentence, found {found!r:.60}")
+    return found
 
 
 def limit_note(folder: Path) -> str | None:
@@ -172,7 +184,8 @@ def limit_note(folder: Path) -> str | None:
     refused = sum(record.get("refused", 0) for record in read_history(folder))
     if not refused:
         return None
-    limit = (read_optional_json(folder / "config.json") or {}).get("density", {}).get("max_gaussians")
+    density = (read_optional_json(folder / "config.json") or {}).get("density")
+    limit = density.get("max_gaussians") if isinstance(density, dict) else None
     return (
         f"The number of Gaussians was limited to {limit} (--max-gaussians): in all, density control asked "
         f"for {refused} more than there was room for."
@@ -189,7 +202,7 @@ def read_optional_json(path: Path) -> Mapping[str, Any] | None:
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CommandError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise CommandError(f"{path} holds {type(value).__name__} instead of a JSON object")

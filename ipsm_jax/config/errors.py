@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ipsm_jax.errors import InputError
 
-class ConfigError(ValueError):
+
+class ConfigError(InputError):
     """A setting that cannot be used; the message says which, what was found and what is possible."""
 
 

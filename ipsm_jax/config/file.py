@@ -30,7 +30,7 @@ def from_json(text: bytes | str, source: str = "config") -> TrainConfig:
     try:
         raw = msgspec.json.decode(text)
         config = msgspec.convert(raw, TrainConfig, dec_hook=lambda kind, value: kind(value))
-    except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{source} does not hold the settings of a run: {error}") from error
     unknown = sorted(set(_flatten(raw)) - set(_flatten(msgspec.to_builtins(config, enc_hook=str))))
     if unknown:

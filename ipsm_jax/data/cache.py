@@ -8,8 +8,6 @@ import os
 import shutil
 import stat
 import uuid
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -38,9 +36,10 @@ def read_arrays(file: Path, names: Sequence[str]) -> tuple[np.ndarray, ...] | No
     try:
         # np.load would leave a damaged file open if it had opened it.
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return tuple(stored[name] for name in names)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            arrays = tuple(stored[name] for name in names)
+    except Exception:  # zipfile and numpy raise a dozen types; whatever it is, the data can be made again
         return None
+    return arrays if all(isinstance(array, np.ndarray) for array in arrays) else None  # else: bytes of no array
 
 
 def writable(folder: Path) -> bool:

@@ -68,16 +68,23 @@ _LARGEST = 1e12  # of any coordinate or coefficient: far beyond any capture, far
 
 
 def checked_name(name: str, where: str) -> str:
-    """The image name itself, if it can be one and stays inside the folder it is relative to.
+    """The name of a file itself, if it can be one and stays inside the folder it is relative to.
 
     Raises:
       DataError: for absolute names, "..", unprintable characters or parts that no file system takes.
     """
     parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or parts[0] == "/" or not name.isprintable() or max(map(len, parts)) > 200:
+    if (
+        not parts
+        or ".." in parts
+        or parts[0] == "/"
+        or not name.isprintable()
+        or max(len(part.encode()) for part in parts) > 200
+        or len(parts) > 20
+    ):
         raise DataError(
-            f"{where}: {name[:80]!r} cannot be the name of a picture inside the scene folder; names are relative, "
-            "without '..', and printable"
+            f"{where}: {name[:80]!r} cannot be the name of a file inside the scene folder; names are relative, without "
+            "'..', printable, and not longer than file systems take"
         )
     return name
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipsm_jax.errors import InputError
 
-class DataError(ValueError):
+
+class DataError(InputError):
     """Input that cannot be used; the message says what was found, where, and what to do about it."""

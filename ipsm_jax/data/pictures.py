@@ -8,6 +8,9 @@ the stored pixels and ignores the tag, so turning a picture that fits already wo
 
 from __future__ import annotations
 
+import contextlib
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +27,39 @@ Background = tuple[float, float, float]
 Image.init()  # all formats now: Pillow would load them at first use, which is not safe from several threads
 
 
-def _open(path: Path) -> Image.Image:
-    """The opened file, pixels not decoded yet."""
+_LARGE = 1 << 24  # pixels; no more of them are decoded if there are
+_SHRUNK = 1100  # times as many as bytes: no picture that shows anything can be compressed so much
+
+
+@contextlib.contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Say in a sentence what Pillow raises about a damaged file, which may be anything."""
     try:
-        return Image.open(path, formats=FORMATS)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such picture") from None
+        yield
+    except (DataError, MemoryError):
+        raise
     except UnidentifiedImageError:
         raise DataError(
             f"{path}: this is not a picture ({', '.join(FORMATS)} are read); replace or remove it"
         ) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the picture cannot be opened ({error})") from error
+    except Exception as error:
+        raise DataError(f"{path}: the picture is damaged or cut short ({error}); replace it") from error
+
+
+def _open(path: Path) -> Image.Image:
+    """The opened file, pixels not decoded yet."""
+    try:
+        data = path.read_bytes()  # whole: from an open file, Python allocates whatever length Pillow finds in it
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such picture") from None
+    except OSError as error:
+        raise DataError(f"{path}: the picture cannot be read ({error.strerror or error})") from error
+    with _decoding(path):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > max(_LARGE, _SHRUNK * len(data)):
+            raise DataError(f"{path}: damaged: it claims {width}x{height} pixels in {len(data)} bytes; replace it")
+        return image
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -57,7 +81,7 @@ def orientation(path: Path) -> int:
     with _open(path) as image:
         try:
             tag = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except (OSError, ValueError, SyntaxError):  # damaged: viewers ignore it, too
+        except Exception:  # damaged, see `_decoding`: viewers ignore it, too
             return 1
         return tag if tag in range(2, 9) else 1
 
@@ -108,11 +132,8 @@ def read_picture(
     Raises:
       DataError: if the file is missing, no picture, truncated, or of another aspect ratio than its camera.
     """
-    with _open(path) as image:
-        try:
-            image.load()
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: the picture is damaged or cut short ({error}); replace it") from error
+    with _open(path) as image, _decoding(path):
+        image.load()
         stored = image.size
         if shape is not None and not fits(image.size, shape):
             image = ImageOps.exif_transpose(image)
@@ -134,15 +155,11 @@ def open_upright(path: Path) -> tuple[Image.Image, Image.Exif]:
     Raises:
       DataError: if the file is missing, no picture or truncated.
     """
-    with _open(path) as image:
-        try:
-            image.load()
-            exif = image.getexif()
-            return over(_eight_bits(ImageOps.exif_transpose(image), path), (0.0, 0.0, 0.0)), exif
-        except DataError:
-            raise
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: the picture is damaged or cut short ({error}); replace it") from error
+    with _open(path) as image, _decoding(path):
+        image.load()
+        exif = image.getexif()
+        exif.get_ifd(ExifTags.IFD.Exif)  # kept by Pillow, so that it cannot fail later
+        return over(_eight_bits(ImageOps.exif_transpose(image), path), (0.0, 0.0, 0.0)), exif
 
 
 def read_levels(path: Path) -> np.ndarray:
@@ -151,11 +168,8 @@ def read_levels(path: Path) -> np.ndarray:
     Raises:
       DataError: if the file is missing, no picture, truncated, or has colours, a palette or transparency.
     """
-    with _open(path) as image:
-        try:
-            image.load()
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: the picture is damaged or cut short ({error}); replace it") from error
+    with _open(path) as image, _decoding(path):
+        image.load()
         if not (image.mode == "L" or image.mode.startswith("I")) or "transparency" in image.info:
             raise DataError(
                 f"{path}: expected one channel of 8 or 16 bits, found {image.mode}; a coloured picture of numbers "

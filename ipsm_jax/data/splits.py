@@ -147,4 +147,4 @@ def choose_split(
                 f"{error} (the scene has {count} images and every {TEST_EVERY}th is kept for tests). "
                 "Ask for fewer --views, or use --split all, which holds none back"
             ) from None
-        raise
+        raise DataError(f"scene {name}: {error}") from None

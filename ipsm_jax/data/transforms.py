@@ -224,6 +224,6 @@ def sparse_points(root: Path) -> PointCloud | None:
       DataError: for a broken file.
     """
     name = _load(root / FILE).get("ply_file_path") if (root / FILE).is_file() else None
-    if not isinstance(name, str) or not (root / name).is_file():
+    if not isinstance(name, str) or not (root / checked_name(name, f"{root / FILE}, ply_file_path")).is_file():
         return None
     return read_points_ply(root / name)

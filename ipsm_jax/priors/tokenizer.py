@@ -126,10 +126,10 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     try:
         ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PriorError(f"{folder} is not a readable tokenizer folder: {error}") from error
-    if not isinstance(ids, dict) or not all(isinstance(value, int) for value in ids.values()):
-        raise PriorError(f"{folder / 'vocab.json'} must map tokens to integers")
+    if not isinstance(ids, dict) or not all(type(value) is int and 0 <= value < 1 << 31 for value in ids.values()):
+        raise PriorError(f"{folder / 'vocab.json'} must map tokens to integers from 0")
     pairs = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
     malformed = next((pair for pair in pairs if len(pair) != 2), None)
     if malformed is not None:
@@ -151,9 +151,9 @@ def _padding_token(folder: Path, ids: dict[str, int]) -> str:
         return END
     try:
         token = json.loads(path.read_text(encoding="utf-8")).get("pad_token", END)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise PriorError(f"{path} is not readable: {error}") from error
     token = token.get("content") if isinstance(token, dict) else token
-    if token not in ids:
+    if not isinstance(token, str) or token not in ids:
         raise PriorError(f"{path}: the padding token {token!r} is not in vocab.json")
-    return str(token)
+    return token

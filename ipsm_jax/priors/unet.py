@@ -17,7 +17,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ipsm_jax.priors.config import PriorError, check_settings, choices, integer, integers
+from ipsm_jax.priors.config import (
+    MOST_LAYERS,
+    MOST_PIXELS,
+    PriorError,
+    check_settings,
+    choices,
+    integer,
+    integers,
+    positive,
+)
 from ipsm_jax.priors.layers import (
     Params,
     Shape,
@@ -73,6 +82,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "transformer_layers_per_block": (1,),
     "upcast_attention": (False, True, None),  # scores are float32 here in any case
 }
+# What is read without another check.
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "flip_sin_to_cos": (True, False),
+    "freq_shift": (0, 1),
+    "use_linear_projection": (False, True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +133,8 @@ class UNetConfig:
         """
         read = {"in_channels", "out_channels", "sample_size", "block_out_channels", "layers_per_block"}
         read |= {"attention_head_dim", "cross_attention_dim", "down_block_types", "up_block_types", "mid_block_type"}
-        read |= {"norm_num_groups", "norm_eps", "use_linear_projection", "flip_sin_to_cos", "freq_shift"}
-        check_settings(config, _NEUTRAL, read, where)
+        read |= {"norm_num_groups", "norm_eps"}
+        check_settings(config, {**_NEUTRAL, **_CHOICES}, read, where)
         channels = integers(config, "block_out_channels", where)
         levels = len(channels)
         groups = integer(config, "norm_num_groups", where, 32)
@@ -137,19 +152,19 @@ class UNetConfig:
         return cls(
             in_channels=integer(config, "in_channels", where, 4),
             out_channels=integer(config, "out_channels", where, 4),
-            sample_size=integer(config, "sample_size", where),
+            sample_size=integer(config, "sample_size", where, most=MOST_PIXELS),
             channels=channels,
-            layers=integers({"layers_per_block": 2, **config}, "layers_per_block", where, levels),
+            layers=integers({"layers_per_block": 2, **config}, "layers_per_block", where, levels, most=MOST_LAYERS),
             heads=heads,
             text_channels=None if text is None else integer(config, "cross_attention_dim", where),
             down=tuple(kind == DOWN[0] for kind in down),
             up=tuple(kind == UP[0] for kind in up),
             middle=middle == MIDDLE[0],
             groups=groups,
-            epsilon=float(config.get("norm_eps", 1e-5)),
-            linear_projection=bool(config.get("use_linear_projection", False)),
-            cosine_first=bool(config.get("flip_sin_to_cos", True)),
-            frequency_shift=int(config.get("freq_shift", 0)),
+            epsilon=positive(config, "norm_eps", where, 1e-5),
+            linear_projection=config.get("use_linear_projection", False),
+            cosine_first=config.get("flip_sin_to_cos", True),
+            frequency_shift=config.get("freq_shift", 0),
         )
 
 

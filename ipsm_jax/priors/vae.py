@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ipsm_jax.priors.config import PriorError, check_settings, choices, integer, integers
+from ipsm_jax.priors.config import MOST_LAYERS, PriorError, check_settings, choices, integer, integers, positive
 from ipsm_jax.priors.layers import (
     Params,
     Shape,
@@ -87,15 +87,12 @@ class VAEConfig:
         groups = integer(config, "norm_num_groups", where, 32)
         if any(width % groups for width in channels):
             raise PriorError(f"{where}: {channels} channels cannot be split into {groups} groups")
-        scaling = config.get("scaling_factor", 0.18215)
-        if not isinstance(scaling, (int, float)) or not scaling > 0:
-            raise PriorError(f"{where}: scaling_factor must be a positive number, found {scaling!r}")
         return cls(
             channels=channels,
-            layers=integer(config, "layers_per_block", where, 1),
+            layers=integer(config, "layers_per_block", where, 1, most=MOST_LAYERS),
             latent_channels=integer(config, "latent_channels", where, 4),
             groups=groups,
-            scaling=float(scaling),
+            scaling=positive(config, "scaling_factor", where, 0.18215),
         )
 
 

@@ -31,6 +31,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
       FileNotFoundError: if the body of the ``with`` ended without writing the file it was given.
+      OSError: what the system says about the file, with its name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +42,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             raise FileNotFoundError(f"nothing was written for {path}")
         _flush_to_disk(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # as when the disk is full
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _flush_to_disk(path.parent)

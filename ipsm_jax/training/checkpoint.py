@@ -19,6 +19,7 @@ import safetensors.numpy
 
 import ipsm_jax
 from ipsm_jax.config import ConfigError, TrainConfig, from_json, to_json
+from ipsm_jax.errors import InputError
 from ipsm_jax.reporting.files import atomic_write
 from ipsm_jax.scene.gaussians import zeros
 from ipsm_jax.training.state import TrainState, init_state
@@ -29,7 +30,7 @@ KEPT = 2
 """Number of checkpoints kept, the newest ones; the last one of a finished run is among them."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that is not there or cannot be used; the message names the file and what is wrong with it."""
 
 
@@ -40,12 +41,20 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
     """Checkpoints of a run folder by iteration, ascending; files of other names are left alone."""
-    found = {int(path.stem): path for path in (folder / FOLDER).glob("*.safetensors") if path.stem.isdigit()}
+    found = {
+        int(path.stem): path
+        for path in (folder / FOLDER).glob("*.safetensors")
+        if path.stem.isascii() and path.stem.isdigit()
+    }
     return dict(sorted(found.items()))
 
 
 def save_checkpoint(folder: Path, config: TrainConfig, state: TrainState) -> Path:
-    """Write the state into a run folder and remove all but the newest 2 checkpoints; returns the new file."""
+    """Write the state into a run folder and remove all but the newest 2 checkpoints; returns the new file.
+
+    Raises:
+      CheckpointError: the file cannot be written, as on a full disk; no other is touched then.
+    """
     iteration = int(state.step)
     header = {
         "format": FORMAT,
@@ -55,8 +64,13 @@ def save_checkpoint(folder: Path, config: TrainConfig, state: TrainState) -> Pat
         "config": to_json(config).decode(),
     }
     path = checkpoint_path(folder, iteration)
-    with atomic_write(path) as temporary:
-        safetensors.numpy.save_file(_to_arrays(state), temporary, metadata=header)
+    try:
+        with atomic_write(path) as temporary:
+            safetensors.numpy.save_file(_to_arrays(state), temporary, metadata=header)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written: {error}. Those saved before are intact: --resume goes on from them"
+        ) from error
     for old in list(list_checkpoints(folder).values())[:-KEPT]:
         if old != path:
             old.unlink(missing_ok=True)
@@ -146,6 +160,10 @@ def _to_state(arrays: dict[str, np.ndarray], key_type: str) -> TrainState:
         found = arrays[name]
         if found.shape != leaf.shape or found.dtype != leaf.dtype:
             raise ValueError(f"{name} is {found.dtype}{found.shape} instead of {leaf.dtype}{leaf.shape}")
+    if (arrays["alive"].view(np.uint8) > 1).any():
+        raise ValueError("alive holds bytes that are neither 0 nor 1")
+    if arrays["step"] < 0:
+        raise ValueError(f"it says that {arrays['step']} iterations are done")
     state = jax.tree_util.tree_unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
     return state._replace(key=jax.random.wrap_key_data(state.key, impl=key_type))
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ipsm_jax.config import TrainConfig
+from ipsm_jax.errors import InputError
 from ipsm_jax.reporting.files import atomic_write, write_png
 from ipsm_jax.training.checkpoint import save_checkpoint
 from ipsm_jax.training.density import DensityInfo
@@ -28,6 +29,10 @@ from ipsm_jax.training.state import TrainState
 
 LOG = "log.jsonl"
 DIAGNOSTICS = "diagnostics"
+
+
+class LogError(InputError):
+    """A log that cannot be used; the message names the line."""
 
 
 class Recorder:
@@ -132,25 +137,39 @@ class Recorder:
         self._sums, self._terms, self._density = Counter(), Counter(), Counter()
 
     def _write(self, line: dict[str, Any]) -> None:
-        with open(self._folder / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        path = self._folder / LOG
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            error.filename = str(path)  # which it lacks when the disk is full
+            raise
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's log; a last line that a killed process left unfinished is left out.
 
     Raises:
-      ValueError: a line before the last one is no JSON object.
+      LogError: a line before the last one is no JSON object of an iteration and figures.
     """
     path = folder / LOG
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
     log = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is unfinished or empty
         try:
-            log.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise LogError(f"line {number} of {path} is not JSON: {error}") from error
+        if not isinstance(record, dict) or type(record.get("iteration")) is not int or not _figures(record):
+            raise LogError(f"line {number} of {path} is no record of a training: it needs an iteration, and numbers")
+        log.append(record)
     return log
+
+
+def _figures(record: dict[str, Any]) -> bool:
+    """Whether all values are numbers, or objects of numbers, as terms are."""
+    values = [value for entry in record.values() for value in (entry.values() if isinstance(entry, dict) else (entry,))]
+    return all(type(value) is float or (type(value) is int and abs(value) < 1 << 63) for value in values)
 
 
 def truncate_log(folder: Path, iteration: int) -> None:

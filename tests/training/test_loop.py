@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ipsm_jax.config import DensityConfig, OptimizationConfig, OutputConfig, TrainConfig
-from ipsm_jax.training.checkpoint import load_run, save_checkpoint
+from ipsm_jax.training.checkpoint import list_checkpoints, load_run, save_checkpoint
 from ipsm_jax.training.loop import Interrupted, TrainingError, _next_event, train
 
 CONFIG = TrainConfig(
@@ -104,6 +104,24 @@ def test_a_loss_that_is_not_a_number_ends_training_with_nothing_saved(toy):
     with pytest.raises(TrainingError, match=r"the loss \(photometric\) is not a number between iterations 1 and 1"):
         train(CONFIG, broken, state, diary)
     assert diary.events == []
+
+
+def test_a_loss_that_is_not_a_number_leaves_the_checkpoint_before_it_to_go_on_from(toy, tmp_path):
+    whole = train(CONFIG, toy.views, copy(toy.states[0]), Diary())
+    diary = Diary(tmp_path)
+    with pytest.raises(Interrupted):
+        train(CONFIG, toy.views, copy(toy.states[0]), diary, lambda: diary.iterations >= 30)
+    saved = load_run(tmp_path)[1]
+    assert list(list_checkpoints(tmp_path)) == [25, int(saved.step)]
+    before = bits(saved)
+    broken = toy.views._replace(
+        targets=toy.views.targets._replace(l1_image=toy.views.targets.l1_image.at[:, 0, 0, 0].set(jnp.nan))
+    )
+    with pytest.raises(TrainingError, match=r"the loss \(photometric\) is not a number .* saved before are intact"):
+        train(CONFIG, broken, saved, diary)
+    assert bits(load_run(tmp_path)[1]) == before
+    resumed = train(CONFIG, toy.views, load_run(tmp_path)[1], diary)
+    assert bits(resumed) == bits(whole)
 
 
 def test_losing_all_gaussians_ends_training(toy):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ipsm_jax.priors.config import PriorError, check_settings, integer, integers
+from ipsm_jax.priors.config import MOST_LAYERS, PriorError, check_settings, integer, integers
 from ipsm_jax.priors.layers import Weights, conv, group_norm
 from ipsm_jax.priors.monodepth.settings import present, stages
 
@@ -76,7 +76,7 @@ class BiTConfig:
         """
         config = {**_DEFAULTS, **config}
         check_settings(present(config, _NEUTRAL), _NEUTRAL, set(), where)
-        depths = integers(config, "depths", where)
+        depths = integers(config, "depths", where, most=MOST_LAYERS)
         if len(depths) != 3 or stages(config, where) != (1, 2, 3):
             raise PriorError(f"{where}: depths must list 3 stages and out_features all of them, found {len(depths)}")
         channels = integers(config, "hidden_sizes", where)[:3]

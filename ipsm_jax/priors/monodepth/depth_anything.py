@@ -13,11 +13,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ipsm_jax.priors.config import PriorError, check_settings, integer, integers
+from ipsm_jax.priors.config import MOST_CHANNELS, MOST_LAYERS, PriorError, check_settings, integer, integers, positive
 from ipsm_jax.priors.layers import Shape, Weights, conv, declared_shapes, layer_norm
 from ipsm_jax.priors.monodepth import decoder, vit
 from ipsm_jax.priors.monodepth.preprocessing import Preprocessing
-from ipsm_jax.priors.monodepth.settings import positive, present, stages
+from ipsm_jax.priors.monodepth.settings import present, stages
 
 REPOSITORY = "depth-anything/Depth-Anything-V2-Small-hf"
 # The shorter side becomes 518, as in the authors' code. (transformers' own preprocessing changes the size as little as
@@ -121,7 +121,7 @@ def _transformer(config: Mapping[str, Any], patch: int, where: str) -> vit.ViTCo
     """DINOv2 out of its part of config.json."""
     config = {**_BACKBONE_DEFAULTS, **config}
     check_settings(present(config, _BACKBONE_NEUTRAL), _BACKBONE_NEUTRAL, set(), where)
-    taps, layers = stages(config, where), integer(config, "num_hidden_layers", where)
+    taps, layers = stages(config, where), integer(config, "num_hidden_layers", where, most=MOST_LAYERS)
     if len(taps) != len(_FACTORS) or taps[-1] != layers:
         raise PriorError(f"{where}: out_features must list 4 stages, the last one stage{layers}, found {list(taps)}")
     if integer(config, "patch_size", where) != patch:
@@ -131,7 +131,7 @@ def _transformer(config: Mapping[str, Any], patch: int, where: str) -> vit.ViTCo
         raise PriorError(f"{where}: {channels} channels cannot be split into {heads} heads")
     return vit.ViTConfig(
         channels=channels,
-        hidden=int(channels * positive(config, "mlp_ratio", where)),
+        hidden=int(channels * min(positive(config, "mlp_ratio", where), MOST_CHANNELS)),
         heads=heads,
         epsilon=positive(config, "layer_norm_eps", where),
         taps=taps,

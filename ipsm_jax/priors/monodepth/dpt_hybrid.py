@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ipsm_jax.priors.config import PriorError, check_settings, integer, integers
+from ipsm_jax.priors.config import MOST_LAYERS, PriorError, check_settings, integer, integers, positive
 from ipsm_jax.priors.layers import Shape, Weights, conv, declared_shapes, linear
 from ipsm_jax.priors.monodepth import bit, decoder, vit
 from ipsm_jax.priors.monodepth.preprocessing import Preprocessing, normalization
-from ipsm_jax.priors.monodepth.settings import positive, present
+from ipsm_jax.priors.monodepth.settings import present
 
 REPOSITORY = "Intel/dpt-hybrid-midas"
 PATCH = 16  # pixels that the ResNet makes one token of
@@ -91,7 +91,7 @@ class DPTHybridConfig:
         if not isinstance(backbone, Mapping):
             raise PriorError(f"{where}: backbone_config must be an object, found {backbone!r}")
         resnet = bit.BiTConfig.from_json(backbone, f"{where}, backbone_config")
-        layers = integer(config, "num_hidden_layers", where)
+        layers = integer(config, "num_hidden_layers", where, most=MOST_LAYERS)
         taps = config["backbone_out_indices"]
         if (
             not isinstance(taps, (list, tuple))

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ipsm_jax.priors.config import PriorError, check_settings, integer
+from ipsm_jax.priors.config import MOST_PIXELS, PriorError, check_settings, integer
 from ipsm_jax.priors.monodepth.resize import resize
 from ipsm_jax.priors.monodepth.settings import present
 
@@ -79,7 +79,7 @@ def normalization(config: Mapping[str, Any], where: str, default: Preprocessing)
         if (
             not isinstance(values, (list, tuple))
             or len(values) != 3
-            or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+            or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e38 for v in values)
             or (key == "image_std" and min(values) <= 0)
         ):
             kind = "positive numbers" if key == "image_std" else "numbers"
@@ -106,12 +106,12 @@ def read_preprocessing(config: Mapping[str, Any], where: str, default: Preproces
         )
     mean, deviation = normalization(config, where, default)
     result = Preprocessing(
-        height=integer(size, "height", f"{where}, size"),
-        width=integer(size, "width", f"{where}, size"),
+        height=integer(size, "height", f"{where}, size", most=MOST_PIXELS),
+        width=integer(size, "width", f"{where}, size", most=MOST_PIXELS),
         mean=mean,
         deviation=deviation,
         keep_aspect=keep_aspect,
-        multiple=integer(config, "ensure_multiple_of", where, default.multiple),
+        multiple=integer(config, "ensure_multiple_of", where, default.multiple, most=MOST_PIXELS),
     )
     if not keep_aspect and (result.height % result.multiple or result.width % result.multiple):
         raise PriorError(

@@ -5,7 +5,6 @@ They hold much that concerns other uses of a model, and leave out what has its d
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -16,18 +15,6 @@ from ipsm_jax.priors.config import PriorError
 def present(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Those of the named settings that are there."""
     return {name: config[name] for name in names if name in config}
-
-
-def positive(config: Mapping[str, Any], key: str, where: str) -> float:
-    """A positive number.
-
-    Raises:
-      PriorError: if it is anything else.
-    """
-    value = config.get(key)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
-        raise PriorError(f"{where}: {key} must be a positive number, found {value!r}")
-    return float(value)
 
 
 def stages(config: Mapping[str, Any], where: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from ipsm_jax.config import TrainConfig
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.training.batch import Batch, Given, stack_given, stack_states
 from ipsm_jax.training.batch_loop import predicted_bytes
+from ipsm_jax.training.checkpoint import list_checkpoints
 from ipsm_jax.training.prepare_regularization import check_requirements, prepare_regularization
 from ipsm_jax.training.setup import first_state, load_scene_from_config, training_views
 from ipsm_jax.training.state import TrainState
@@ -67,13 +68,45 @@ def pack(runs: Iterable[Ready]) -> list[list[Ready]]:
     """Runs in groups that one program can train, in the order of their first members.
 
     The limit of Gaussians is one of the settings that have to be the same: what density control refuses depends on it.
+    Runs that were interrupted after different iterations stay apart: together they would go back to the earliest.
     """
     groups: dict[Any, list[Ready]] = {}
     for ready in runs:
         leaves = tuple((jnp.shape(a), jnp.asarray(a).dtype) for a in jax.tree.leaves(ready.given))
-        key = (shared_settings(ready.config), jax.tree.structure(ready.given), leaves)
+        done = max(list_checkpoints(ready.run.folder), default=0)
+        key = (shared_settings(ready.config), jax.tree.structure(ready.given), leaves, done)
         groups.setdefault(key, []).append(ready)
     return list(groups.values())
+
+
+class Work(NamedTuple):
+    """A batch, and the bytes that it is predicted to take."""
+
+    batch: list[Ready]
+    predicted: int
+
+
+def plan_work(
+    runs: Iterable[Ready], memory: int, most: int | None, parts: int, say: Callable[[str], None]
+) -> list[Work]:
+    """All batches of a grid: see `pack` and `divide`.
+
+    Args:
+      runs: those that are not finished.
+      memory: bytes that a batch may take.
+      most: runs of a batch, at most.
+      parts: batches that can train at the same time; a group is divided into as many if it has as many runs.
+      say: is told what is planned.
+    """
+    works = []
+    for group in pack(runs):
+        even = -(-len(group) // parts)
+        batches, predicted = divide(group, memory, even if most is None else min(most, even))
+        for batch in batches:
+            works.append(Work(batch, predicted))
+            names = ", ".join(ready.run.name for ready in batch)
+            say(f"batch {len(works)}, predicted to take {predicted / 2**30:.1f} GiB: {names}")
+    return works
 
 
 def divide(group: list[Ready], memory: int, most: int | None = None) -> tuple[list[list[Ready]], int]:

@@ -27,6 +27,8 @@ import sys
 from pathlib import Path
 
 from ablation import METHODS, options_of
+from grid.cluster import ClusterError
+from grid.cluster import train_grid as train_on_ray
 from grid.execute import train_ready
 from grid.hosts import AUTOMATIC, Hosts, HostsError
 from grid.hosts import train_grid as train_on_hosts
@@ -94,10 +96,8 @@ def main() -> int:
             if args.ray is None:
                 train_here(runs, ledger, memory, args.most)
             else:
-                from grid.cluster import train_grid as train_on_ray
-
                 train_on_ray(args.ray, args.cpus, ledger.waiting(runs, say), ledger, memory, args.most, say)
-    except (*EXPECTED_ERRORS, LedgerError, HostsError, MemoryError, ValueError, OSError) as error:
+    except (*EXPECTED_ERRORS, LedgerError, HostsError, ClusterError, MemoryError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -111,7 +111,8 @@ def train_here(runs: list[Run], ledger: Ledger, memory: int | None, most: int | 
     check_device()
     loader = Loader(say)
     ready = [loader.ready(run) for run in ledger.waiting(runs, say)]
-    for work in plan_work(ready, free_memory() if memory is None else memory, most, 1, say):
+    memory = free_memory() if memory is None else memory
+    for work in plan_work(ready, ledger.started(), memory, most, 1, say):
         train_ready(work.batch, ledger, work.predicted, say)
 
 

@@ -38,14 +38,15 @@ def train_ready(batch: list[Ready], record: Record, predicted: int, say: Callabl
     """
     remaining = list(batch)
     while remaining:
+        facts = {"batch": [ready.run.hash for ready in remaining]}
         for ready in remaining:
-            record.change(ready.run, "running", environment=describe_environment(ready.config.seed))
+            record.change(ready.run, "running", environment=describe_environment(ready.config.seed), facts=facts)
         began = time.perf_counter()
         try:
             states = _train(remaining, say)
         except BrokenRunError as error:
             broken = remaining.pop(error.run)
-            record.change(broken.run, "failed", error=str(error))
+            record.change(broken.run, "failed", error=str(error), facts=None)
             say(f"{broken.run.name} failed: {error}")
             continue
         seconds = time.perf_counter() - began

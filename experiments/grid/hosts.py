@@ -19,6 +19,7 @@ on. For going on without a lost node there is `cluster`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -27,6 +28,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -43,13 +45,21 @@ AUTOMATIC = "auto"
 """Address that stands for what the job scheduler says."""
 BEAT = 1.0
 """Seconds between two signs of life of a process."""
-PLAN, OVER, MESSAGES, SIGNS, MEMORY = (f"grid/{name}" for name in ("plan", "over", "messages", "signs", "memory"))
-EXPECTED = (*EXPECTED_ERRORS, LedgerError, MemoryError, ValueError)
-"""Errors that are a sentence for the person."""
+GRACE = 5 * BEAT
+"""Seconds in which all processes learn of an error before the one they depend on is gone."""
+PLAN, OVER = "grid/plan", "grid/over/error"
+MESSAGES, SIGNS = "grid/messages", "grid/signs"
+
+Available = tuple[str, str, int]
+"""Name of a process's host, kind of its device, and bytes that are free there."""
 
 
 class HostsError(RuntimeError):
     """The processes of a grid do not come together, or do not agree; the message says what to do."""
+
+
+EXPECTED = (*EXPECTED_ERRORS, LedgerError, HostsError, MemoryError, ValueError)
+"""Errors that are a sentence for the person."""
 
 
 class Hosts:
@@ -86,7 +96,9 @@ class Hosts:
         self.process, self.processes = global_state.process_id, global_state.num_processes
         self.lost_after = lost_after
         self._sent = 0
-        threading.Thread(target=self._live, daemon=True).start()
+        self._through = threading.Event()
+        self._living = threading.Thread(target=self._live, daemon=True)
+        self._living.start()
 
     def say(self, sentence: str) -> None:
         """For the person, who may see all processes in one place."""
@@ -114,44 +126,66 @@ class Hosts:
         """As `Ledger.change`, by way of process 0."""
         self.send(run=run.hash, state=state, values=values)
 
-    def received(self) -> list[tuple[int, dict[str, Any]]]:
-        """Messages that have come since the last call, each with the process that sent it, in its order."""
-        found = sorted(self._store.key_value_dir_get(MESSAGES + "/"))
-        for key, _ in found:
-            self._store.key_value_delete(key)
-        return [(int(key.split("/")[-2]), json.loads(text)) for key, text in found]
+    def messages(self, more: Callable[[], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """What is sent to process 0, while there is `more` to come: each with its sender, and in its order."""
+        while more():
+            for key, text in sorted(self._store.key_value_dir_get(MESSAGES + "/")):
+                self._store.key_value_delete(key)
+                yield int(key.split("/")[-2]), json.loads(text)
+            time.sleep(BEAT)
 
     def leave(self, error: str | None, code: int) -> NoReturn:
-        """End the grid for all; only process 0 does that. With an error nobody is waited for."""
-        self.publish(OVER, error)
+        """End this process, and with process 0 the grid: with an error nobody is waited for.
+
+        The others wait for process 0 when they are through: it may train for hours, and JAX would miss them.
+        """
+        if self.process:
+            self.send(ended=error)
+            error = self.get(OVER)
+        else:
+            self.publish(OVER, error)
         if error is None:
+            self._through.set()
+            self._living.join()
             jax.distributed.shutdown()
             sys.exit(code)
-        time.sleep(3 * BEAT)  # until all have seen it
-        _exit(code)
+        time.sleep(GRACE)
+        _exit(code or 1)
 
     def _live(self) -> None:
-        """Give signs of life; process 0 looks for those of the others, and these for its end."""
+        """Give signs of life, and end at once when the grid cannot go on."""
         seen: dict[str, tuple[str, float]] = {}
-        for count in range(sys.maxsize):
-            self._store.key_value_set(f"{SIGNS}/{self.process}", str(count), allow_overwrite=True)
-            now = time.monotonic()
-            for key, sign in self._store.key_value_dir_get(SIGNS + "/") if self.process == 0 else ():
-                if seen.get(key, ("", 0.0))[0] != sign:
-                    seen[key] = (sign, now)
-                elif now - seen[key][1] > self.lost_after:
-                    print(
-                        f"error: process {key.rsplit('/', 1)[1]} has not been heard of for {self.lost_after} s and "
-                        "counts as lost, so the grid ends. Start all processes with the same command to go on from "
-                        "the last checkpoints",
-                        file=sys.stderr,
-                    )
-                    _exit(1)
-            over = self._store.key_value_dir_get(OVER)
-            if self.process and over and (error := json.loads(over[0][1])) is not None:
-                print(f"error: process 0 ended the grid: {error}", file=sys.stderr)
+        for count in itertools.count():
+            try:
+                self._store.key_value_set(f"{SIGNS}/{self.process}", str(count), allow_overwrite=True)
+                trouble = self._lost(seen) if self.process == 0 else self._ended()
+            except jax.errors.JaxRuntimeError:  # JAX is about to abort
+                trouble = "process 0 is gone"
+            if trouble is not None:
+                print(
+                    f"error: {trouble}, so the grid ends. Start all processes with the same command to go on from the "
+                    "last checkpoints",
+                    file=sys.stderr,
+                )
                 _exit(1)
-            time.sleep(BEAT)
+            if self._through.wait(BEAT):
+                return
+
+    def _lost(self, seen: dict[str, tuple[str, float]]) -> str | None:
+        """Which process is silent; `seen` has the last sign of each and when it was new."""
+        now = time.monotonic()
+        for key, sign in self._store.key_value_dir_get(SIGNS + "/"):
+            if key not in seen or seen[key][0] != sign:
+                seen[key] = (sign, now)
+            elif now - seen[key][1] > self.lost_after:
+                return f"process {key.rsplit('/', 1)[1]} has not been heard of for {self.lost_after} s"
+        return None
+
+    def _ended(self) -> str | None:
+        """Why process 0 ended the grid, if it did so before its time."""
+        over = self._store.key_value_dir_get(OVER.rpartition("/")[0] + "/")
+        error = json.loads(over[0][1]) if over else None
+        return None if error is None else f"process 0 says: {error}"
 
 
 def train_grid(hosts: Hosts, runs: list[Run], ledger: Ledger, memory: int | None, most: int | None) -> NoReturn:
@@ -159,13 +193,15 @@ def train_grid(hosts: Hosts, runs: list[Run], ledger: Ledger, memory: int | None
     known = {run.hash: run for run in runs}
     try:
         check_device()  # which waits for all processes
-        hosts.publish(f"{MEMORY}/{hosts.process}", [socket.gethostname(), jax.default_backend(), free_memory()])
+        available = socket.gethostname(), jax.default_backend(), free_memory()
         if hosts.process == 0:
             with ledger.locked():
-                _lead(hosts, ledger, known, memory, most)
+                _lead(hosts, ledger, known, available, memory, most)
             error, code = None, ledger.report(hosts.say)
         else:
-            error, code = _follow(hosts, known), 0
+            hosts.send(available=available)
+            _follow(hosts, known)
+            error, code = None, 0
     except EXPECTED as problem:
         error, code = str(problem), 2
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -175,44 +211,43 @@ def train_grid(hosts: Hosts, runs: list[Run], ledger: Ledger, memory: int | None
     except Exception as problem:
         error, code = repr(problem), 1
         traceback.print_exc()
-    if hosts.process == 0:
-        hosts.leave(error, code)
-    hosts.send(ended=error)
-    hosts.get(OVER)  # the others may train for hours, and a process that is missing would end them
-    jax.distributed.shutdown()
-    sys.exit(code)
+    hosts.leave(error, code)
 
 
-def _lead(hosts: Hosts, ledger: Ledger, known: dict[str, Run], memory: int | None, most: int | None) -> None:
+def _lead(
+    hosts: Hosts, ledger: Ledger, known: dict[str, Run], own: Available, memory: int | None, most: int | None
+) -> None:
     """What process 0 does: divide the work, do its share, and write down what all of them tell."""
-    loader = Loader(hosts.say)
+    loader, available, others = Loader(hosts.say), [own], set(range(1, hosts.processes))
     ready = [loader.ready(run) for run in ledger.waiting(list(known.values()), hosts.say)]
-    available = [hosts.get(f"{MEMORY}/{process}") for process in range(hosts.processes)]
-    works = plan_work(ready, smallest_share(available) if memory is None else memory, most, hosts.processes, hosts.say)
+    for process, message in hosts.messages(lambda: len(available) < hosts.processes):
+        if "ended" in message:
+            raise HostsError(f"process {process}: {message['ended']}")
+        available.append(message["available"])
+    memory = smallest_share(available) if memory is None else memory
+    works = plan_work(ready, ledger.started(), memory, most, hosts.processes, hosts.say)
     shares = deal(works, hosts.processes)
     hosts.publish(PLAN, [[[[r.run.hash for r in work.batch], work.predicted] for work in share] for share in shares])
 
     def collect() -> list[str]:
-        errors, busy = [], set(range(1, hosts.processes))
-        while busy:
-            for process, message in hosts.received():
-                if "ended" in message:
-                    busy.discard(process)
-                    errors += [] if message["ended"] is None else [f"process {process}: {message['ended']}"]
-                else:
-                    ledger.change(known[message["run"]], message["state"], **message["values"])
-            time.sleep(BEAT)
+        errors = []
+        for process, message in hosts.messages(lambda: bool(others)):
+            if "ended" in message:
+                others.discard(process)
+                errors += [] if message["ended"] is None else [f"process {process}: {message['ended']}"]
+            else:
+                ledger.change(known[message["run"]], message["state"], **message["values"])
         return errors
 
-    with ThreadPoolExecutor(1) as thread:
-        collected, own = thread.submit(collect), []
-        try:
-            for work in shares[0]:
-                train_ready(work.batch, ledger, work.predicted, hosts.say)
-        except EXPECTED as error:  # the others go on, as if it were one of theirs
-            own = [f"process 0: {error}"]
-        if errors := own + collected.result():
-            raise HostsError("; ".join(errors))
+    collected, errors = ThreadPoolExecutor(1).submit(collect), []  # no `with`: an interruption must not wait for it
+    try:
+        for work in shares[0]:
+            train_ready(work.batch, ledger, work.predicted, hosts.say)
+    except EXPECTED as error:  # the others go on, as if it were one of theirs
+        errors.append(f"process 0: {error}")
+    errors += collected.result()
+    if errors:
+        raise HostsError("; ".join(errors))
 
 
 def _follow(hosts: Hosts, known: dict[str, Run]) -> None:
@@ -232,12 +267,8 @@ def deal(works: list[Work], parts: int) -> list[list[Work]]:
     return shares
 
 
-def smallest_share(available: list[tuple[str, str, int]]) -> int:
-    """Bytes that a batch may take on any process; those on the CPU of one host share its memory.
-
-    Args:
-      available: name of the host, kind of device and free memory of each process.
-    """
+def smallest_share(available: Sequence[Available]) -> int:
+    """Bytes that a batch may take on any process; those on the CPU of one host share its memory."""
     neighbors = Counter(host for host, device, _ in available if device == "cpu")
     return min(free // (neighbors[host] if device == "cpu" else 1) for host, device, free in available)
 

@@ -118,6 +118,14 @@ class Ledger:
         say(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished before")
         return waiting
 
+    def started(self) -> dict[str, tuple[str, ...]]:
+        """For each run that was started and has not ended, all runs of its batch: they go on together.
+
+        How many runs a program trains decides about its rounding, and together they are where they were.
+        """
+        entries = [entry for entry in self.entries() if entry.state in ("planned", "running") and entry.facts]
+        return {entry.hash: tuple(entry.facts["batch"]) for entry in entries}
+
     def change(self, run: Run, state: str, **values: Any) -> None:
         """A run's new state, and whatever else is new: environment, metrics, facts (JSON), error (text)."""
         if state not in STATES:

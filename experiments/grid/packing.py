@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,6 @@ from ipsm_jax.config import TrainConfig
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.training.batch import Batch, Given, stack_given, stack_states
 from ipsm_jax.training.batch_loop import predicted_bytes
-from ipsm_jax.training.checkpoint import list_checkpoints
 from ipsm_jax.training.prepare_regularization import check_requirements, prepare_regularization
 from ipsm_jax.training.setup import first_state, load_scene_from_config, training_views
 from ipsm_jax.training.state import TrainState
@@ -64,17 +64,17 @@ class Loader:
         return Ready(run, config, scene, self._given[key], start, points)
 
 
-def pack(runs: Iterable[Ready]) -> list[list[Ready]]:
+def pack(runs: Iterable[Ready], started: Mapping[str, Sequence[str]] = MappingProxyType({})) -> list[list[Ready]]:
     """Runs in groups that one program can train, in the order of their first members.
 
     The limit of Gaussians is one of the settings that have to be the same: what density control refuses depends on it.
-    Runs that were interrupted after different iterations stay apart: together they would go back to the earliest.
+    Runs that were started go on with those that they were started with, see `Ledger.started`.
     """
     groups: dict[Any, list[Ready]] = {}
     for ready in runs:
         leaves = tuple((jnp.shape(a), jnp.asarray(a).dtype) for a in jax.tree.leaves(ready.given))
-        done = max(list_checkpoints(ready.run.folder), default=0)
-        key = (shared_settings(ready.config), jax.tree.structure(ready.given), leaves, done)
+        before = tuple(started.get(ready.run.hash, ()))
+        key = (shared_settings(ready.config), jax.tree.structure(ready.given), leaves, before)
         groups.setdefault(key, []).append(ready)
     return list(groups.values())
 
@@ -87,20 +87,26 @@ class Work(NamedTuple):
 
 
 def plan_work(
-    runs: Iterable[Ready], memory: int, most: int | None, parts: int, say: Callable[[str], None]
+    runs: Iterable[Ready],
+    started: Mapping[str, Sequence[str]],
+    memory: int,
+    most: int | None,
+    parts: int,
+    say: Callable[[str], None],
 ) -> list[Work]:
     """All batches of a grid: see `pack` and `divide`.
 
     Args:
       runs: those that are not finished.
+      started: of `Ledger.started`.
       memory: bytes that a batch may take.
       most: runs of a batch, at most.
-      parts: batches that can train at the same time; a group is divided into as many if it has as many runs.
+      parts: batches that can train at the same time; what has not been started is divided into as many.
       say: is told what is planned.
     """
     works = []
-    for group in pack(runs):
-        even = -(-len(group) // parts)
+    for group in pack(runs, started):
+        even = len(group) if group[0].run.hash in started else -(-len(group) // parts)
         batches, predicted = divide(group, memory, even if most is None else min(most, even))
         for batch in batches:
             works.append(Work(batch, predicted))

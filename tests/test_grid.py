@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,23 +9,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_run import tiny_gaussians, write_scene
+from tiny_grid import options_for, run_grid, write_scenes
 
-from ipsm_jax.data.ply import write_gaussians_ply
 from ipsm_jax.training.checkpoint import load_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from grid.ledger import Ledger, LedgerError
-from grid.packing import Loader, divide, free_memory, pack, together
+from grid.packing import Loader, divide, free_memory, pack, plan_work, together
 from grid.plan import expand
 
 from ipsm_jax.training.batch_loop import predicted_bytes
 
 sys.path.pop(0)
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-FEW = ["--iterations", "12", "--downscale", "1", "--capacity", "64", "--density-from", "5", "--density-interval", "5"]
-FEW += ["--checkpoint-every", "4", "--no-evaluate"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,15 +35,11 @@ def compiled_quickly():
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes")
-    for name in ("one", "two"):
-        write_scene(folder / name)
-    write_gaussians_ply(folder / "blobs.ply", *tiny_gaussians())
-    return folder
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 def plan(scenes, out, names=("one", "two"), methods=None, seeds=(0, 1), more=()):
-    options = [*FEW, "--init", str(scenes / "blobs.ply"), "--max-gaussians", "64", *more]
+    options = [*options_for(scenes), "--max-gaussians", "64", *more]
     return expand([str(scenes / name) for name in names], methods or {"base": []}, seeds, options, None, out)
 
 
@@ -112,18 +102,36 @@ def test_what_has_equal_settings_and_sizes_trains_together_within_the_memory(sce
     assert 2**20 < free_memory() < 2**50
 
 
-def run_grid(scenes, out, *more, **options):
-    command = [sys.executable, str(EXPERIMENTS / "run_grid.py"), "--scenes", str(scenes / "one"), str(scenes / "two")]
-    command += ["--seeds", "2", "--out", str(out), "--", *FEW, "--init", str(scenes / "blobs.ply"), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+def test_what_was_started_together_stays_together_and_the_rest_is_divided_for_all(scenes, tmp_path):
+    ledger, loader, said = Ledger(tmp_path), Loader(lambda sentence: None), []
+    runs = plan(scenes, tmp_path, names=("one",), seeds=range(6))
+    with ledger.locked():
+        assert ledger.waiting(runs, said.append) == runs and said.pop() == "6 runs, 0 of them finished before"
+        ready = [loader.ready(run) for run in runs]
+
+        def sizes(most, parts):
+            works = plan_work(ready, ledger.started(), 2**40, most, parts, said.append)
+            return [[one.config.seed for one in work.batch] for work in works]
+
+        assert sizes(None, 2) == [[0, 1, 2], [3, 4, 5]]
+        assert len(said) == 2 and "seed5" in said[1]
+        assert sizes(None, 9) == sizes(1, 2) == [[seed] for seed in range(6)]
+        assert sizes(3, 1) == [[0, 1, 2], [3, 4, 5]]
+        for run in runs[1:5]:
+            ledger.change(run, "running", facts={"batch": [other.hash for other in runs[1:5]]})
+        ledger.change(runs[4], "finished", facts={"gaussians": 40})
+        ready.pop(4)
+    with ledger.locked():
+        assert sizes(None, 2) == [[0], [5], [1, 2, 3]]
+        assert sizes(2, 1) == [[0, 5], [1, 2], [3]]
 
 
 @pytest.mark.usefixtures("own_caches")
 def test_a_killed_grid_goes_on_and_ends_as_one_that_was_left_alone(scenes, tmp_path):
     """Density control asks for more than the 64 slots at first, so the capacity of the batch grows as well."""
     whole = run_grid(scenes, tmp_path / "whole")
-    assert "batch 1 of 1" in (text := whole.communicate(timeout=500)[0]), text
-    assert whole.returncode == 0
+    text = whole.communicate(timeout=500)[0]
+    assert whole.returncode == 0 and "batch 1, predicted" in text and "batch 2" not in text, text
     killed = run_grid(scenes, tmp_path / "killed")
     while not list((tmp_path / "killed").glob("two-*/checkpoints/000004.safetensors")):
         assert killed.poll() is None, killed.communicate()[0]

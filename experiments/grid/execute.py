@@ -13,7 +13,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from grid.ledger import Ledger
+from grid.ledger import Record
 from grid.packing import Ready
 from ipsm_jax.train import finish, start_folder
 from ipsm_jax.training.batch import BatchInfo, stack_given, stack_states, state_of
@@ -28,8 +28,8 @@ EVERY = 100
 """Iterations in a call of the program, at most: what progress and an interruption wait for."""
 
 
-def train_ready(batch: list[Ready], ledger: Ledger, predicted: int, say: Callable[[str], None]) -> list[Ready]:
-    """Train runs together from where their folders are, finish each, and write all of it into the ledger.
+def train_ready(batch: list[Ready], record: Record, predicted: int, say: Callable[[str], None]) -> list[Ready]:
+    """Train runs together from where their folders are, finish each, and tell all of it for the ledger.
 
     A run whose loss is not a number is failed, and the others go on without it from their last checkpoints.
 
@@ -38,14 +38,15 @@ def train_ready(batch: list[Ready], ledger: Ledger, predicted: int, say: Callabl
     """
     remaining = list(batch)
     while remaining:
+        facts = {"batch": [ready.run.hash for ready in remaining]}
         for ready in remaining:
-            ledger.change(ready.run, "running", environment=describe_environment(ready.config.seed))
+            record.change(ready.run, "running", environment=describe_environment(ready.config.seed), facts=facts)
         began = time.perf_counter()
         try:
             states = _train(remaining, say)
         except BrokenRunError as error:
             broken = remaining.pop(error.run)
-            ledger.change(broken.run, "failed", error=str(error))
+            record.change(broken.run, "failed", error=str(error), facts=None)
             say(f"{broken.run.name} failed: {error}")
             continue
         seconds = time.perf_counter() - began
@@ -58,7 +59,7 @@ def train_ready(batch: list[Ready], ledger: Ledger, predicted: int, say: Callabl
                 "peak_memory_mib": peak_memory_mib(),
                 "gaussians": int(state_of(states, index).alive.sum()),
             }
-            ledger.change(ready.run, "finished", metrics=metrics_of(ready.run.folder), facts=facts, error=None)
+            record.change(ready.run, "finished", metrics=metrics_of(ready.run.folder), facts=facts, error=None)
         break
     return remaining
 

@@ -11,10 +11,10 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from grid.plan import Run
 from ipsm_jax.config import to_json
@@ -39,6 +39,13 @@ class Entry(NamedTuple):
     facts: dict[str, Any] | None
     error: str | None
     updated: str
+
+
+class Record(Protocol):
+    """What a training tells about its runs: the ledger, or what hands it on to the process that writes the ledger."""
+
+    def change(self, run: Run, state: str, **values: Any) -> None:
+        """See `Ledger.change`."""
 
 
 class LedgerError(RuntimeError):
@@ -102,6 +109,23 @@ class Ledger:
                 (*row, "planned", _now()),
             )
 
+    def waiting(self, runs: list[Run], say: Callable[[str], None]) -> list[Run]:
+        """Enter all runs, and give those that are not finished."""
+        for run in runs:
+            self.plan(run)
+        finished = {entry.hash for entry in self.entries() if entry.state == "finished"}
+        waiting = [run for run in runs if run.hash not in finished]
+        say(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished before")
+        return waiting
+
+    def started(self) -> dict[str, tuple[str, ...]]:
+        """For each run that was started and has not ended, all runs of its batch: they go on together.
+
+        How many runs a program trains decides about its rounding, and together they are where they were.
+        """
+        entries = [entry for entry in self.entries() if entry.state in ("planned", "running") and entry.facts]
+        return {entry.hash: tuple(entry.facts["batch"]) for entry in entries}
+
     def change(self, run: Run, state: str, **values: Any) -> None:
         """A run's new state, and whatever else is new: environment, metrics, facts (JSON), error (text)."""
         if state not in STATES:
@@ -113,6 +137,13 @@ class Ledger:
                 f"UPDATE runs SET {', '.join(f'{name} = ?' for name in names)} WHERE hash = ?",
                 (state, _now(), *texts.values(), run.hash),
             )
+
+    def report(self, say: Callable[[str], None]) -> int:
+        """Name what failed; returns the exit code of a grid that has ended: 1 if anything failed, else 0."""
+        failed = [entry for entry in self.entries() if entry.state == "failed"]
+        for entry in failed:
+            say(f"failed: {Path(entry.folder).name}: {entry.error}")
+        return 1 if failed else 0
 
     def entries(self) -> list[Entry]:
         """All runs, in the order in which they were planned.

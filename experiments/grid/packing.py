@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -63,17 +64,55 @@ class Loader:
         return Ready(run, config, scene, self._given[key], start, points)
 
 
-def pack(runs: Iterable[Ready]) -> list[list[Ready]]:
+def pack(runs: Iterable[Ready], started: Mapping[str, Sequence[str]] = MappingProxyType({})) -> list[list[Ready]]:
     """Runs in groups that one program can train, in the order of their first members.
 
     The limit of Gaussians is one of the settings that have to be the same: what density control refuses depends on it.
+    Runs that were started go on with those that they were started with, see `Ledger.started`.
     """
     groups: dict[Any, list[Ready]] = {}
     for ready in runs:
         leaves = tuple((jnp.shape(a), jnp.asarray(a).dtype) for a in jax.tree.leaves(ready.given))
-        key = (shared_settings(ready.config), jax.tree.structure(ready.given), leaves)
+        before = tuple(started.get(ready.run.hash, ()))
+        key = (shared_settings(ready.config), jax.tree.structure(ready.given), leaves, before)
         groups.setdefault(key, []).append(ready)
     return list(groups.values())
+
+
+class Work(NamedTuple):
+    """A batch, and the bytes that it is predicted to take."""
+
+    batch: list[Ready]
+    predicted: int
+
+
+def plan_work(
+    runs: Iterable[Ready],
+    started: Mapping[str, Sequence[str]],
+    memory: int,
+    most: int | None,
+    parts: int,
+    say: Callable[[str], None],
+) -> list[Work]:
+    """All batches of a grid: see `pack` and `divide`.
+
+    Args:
+      runs: those that are not finished.
+      started: of `Ledger.started`.
+      memory: bytes that a batch may take.
+      most: runs of a batch, at most.
+      parts: batches that can train at the same time; what has not been started is divided into as many.
+      say: is told what is planned.
+    """
+    works = []
+    for group in pack(runs, started):
+        even = len(group) if group[0].run.hash in started else -(-len(group) // parts)
+        batches, predicted = divide(group, memory, even if most is None else min(most, even))
+        for batch in batches:
+            works.append(Work(batch, predicted))
+            names = ", ".join(ready.run.name for ready in batch)
+            say(f"batch {len(works)}, predicted to take {predicted / 2**30:.1f} GiB: {names}")
+    return works
 
 
 def divide(group: list[Ready], memory: int, most: int | None = None) -> tuple[list[list[Ready]], int]:

@@ -20,7 +20,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "optax", "scipy", "pycolmap")
 
 def describe_environment(seed: int) -> dict[str, Any]:
     """What environment.json records."""
-    devices = jax.devices()
+    devices = jax.local_devices()  # of this process: others may have some too
     return {
         "ipsm_jax": ipsm_jax.__version__,
         "git": git_revision(Path(ipsm_jax.__file__).parent),

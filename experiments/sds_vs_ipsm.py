@@ -18,6 +18,7 @@ from study.report import write_study
 from study.trainings import finished, start_of, train_and_measure
 from study.tuning import tune
 
+from ipsm_jax.config.regularization import WEIGHTS
 from ipsm_jax.training.environment import enable_compilation_cache
 
 
@@ -31,12 +32,16 @@ def main() -> None:
     parser.add_argument("--prior", choices=["embedded", "stable-diffusion"], default="embedded")
     parser.add_argument("--prior-path", type=Path)
     parser.add_argument("--prompt", default="", help="for Stable Diffusion")
+    parser.add_argument(
+        "--published-weights", action="store_true", help="those of Stable Diffusion, where the prior has others"
+    )
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--tune", action="store_true", help="compare weights on the first scene instead")
     args = parser.parse_args()
     enable_compilation_cache()
-    study = Study(args.iterations, args.init, args.data_root, args.prior, args.prior_path, args.prompt)
+    weights = WEIGHTS["stable-diffusion"] if args.published_weights else None
+    study = Study(args.iterations, args.init, args.data_root, args.prior, args.prior_path, args.prompt, weights)
     scenes = dict(parse_scene(text) for text in args.scenes)
     if args.tune:
         print(tune(study, *next(iter(scenes.items())), args.seeds, args.out / "tuning"))

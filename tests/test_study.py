@@ -9,6 +9,8 @@ import pytest
 from tiny_embedded import write_embedded_prior
 from tiny_run import write_scene
 
+from ipsm_jax.config.regularization import WEIGHTS
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import sds_vs_ipsm
 from study.claims import CLAIMS, judge
@@ -72,6 +74,12 @@ def test_time_is_scaled_to_few_iterations():
     assert (config.pseudo.pseudo_from, config.pseudo.pseudo_until, config.pseudo.pseudo_ramp) == (200, 950, 50)
     assert config.optimization.sh_degree_interval == config.density.density_from == 50
     assert config.guidance.prior == "embedded" and config.guidance.guidance == "ipsm"
+    assert config.guidance.weights == WEIGHTS["embedded"]
+
+
+def test_weights_can_be_the_published_ones():
+    guidance = Study(weights=WEIGHTS["stable-diffusion"]).config("demo", 2, METHODS["ipsm"].guidance).guidance
+    assert guidance.prior == "embedded" and guidance.weights == (2.0, 0.2, 2.0)
 
 
 @pytest.fixture

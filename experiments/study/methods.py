@@ -8,7 +8,7 @@ from pathlib import Path
 from published import PUBLISHED, Published
 
 from ipsm_jax.config import GuidanceConfig, OptimizationConfig, PseudoViewConfig, TrainConfig, preset_settings
-from ipsm_jax.config.regularization import Prior
+from ipsm_jax.config.regularization import GuidanceWeights, Prior
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Study:
       prior: which diffusion models.
       prior_path: their folder, if not the usual one.
       prompt: for Stable Diffusion; "" looks for a caption in the scene's folder.
+      weights: of the terms; None takes those of the prior.
     """
 
     iterations: int = 1000
@@ -59,6 +60,7 @@ class Study:
     prior: Prior = "embedded"
     prior_path: Path | None = None
     prompt: str = ""
+    weights: GuidanceWeights | None = None
 
     def config(self, scene: str, downscale: int, guidance: GuidanceConfig) -> TrainConfig:
         """Settings of a training: the scene's preset, with everything in time scaled to so few iterations.
@@ -87,5 +89,11 @@ class Study:
             optimization=optimization,
             density=replace(own.density, density_from=scaled(500), opacity_reset_at=0),
             pseudo=pseudo,
-            guidance=replace(guidance, prior=self.prior, prior_path=self.prior_path, prompt=self.prompt),
+            guidance=replace(
+                guidance,
+                prior=self.prior,
+                prior_path=self.prior_path,
+                prompt=self.prompt,
+                **{} if self.weights is None else {f"{k}_weight": v for k, v in self.weights._asdict().items()},
+            ),
         )

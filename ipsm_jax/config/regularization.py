@@ -22,9 +22,10 @@ class GuidanceWeights(NamedTuple):
 
 WEIGHTS: dict[Prior, GuidanceWeights] = {
     "stable-diffusion": GuidanceWeights(2.0, 0.2, 2.0),  # published
-    "embedded": GuidanceWeights(2.0, 0.2, 2.0),
+    "embedded": GuidanceWeights(0.06, 0.06, 0.2),  # tuned on the built-in scene: experiments/sds_vs_ipsm.py --tune
 }
 """What a term weighs with each prior, unless a setting says otherwise."""
+
 DepthSource = Literal["none", "network", "stereo", "maps", "exact"]
 
 

@@ -31,6 +31,9 @@ FLAT_UNTIL = 4000
 AVERAGE_POWER = 9.0
 """Weights of step i count (i / n)^9 in the average after n steps (Karras et al. 2024, equation 123)."""
 
+LEAST_SIGNAL = 0.02
+"""Errors weigh 1 / a_t, but no more than with so much of the signal left."""
+
 
 class State(NamedTuple):
     """All that changes: steps done, weights, their average, and the optimizer's moments."""
@@ -86,14 +89,22 @@ def train_step(
     alphas_cumprod: Float[Array, " t"],
     squares: UInt8[Array, "n 2 256 256 3"],
 ) -> tuple[State, Float[Array, ""]]:
-    """One step on one batch, both given by the seed and the number of the step, and the batch's loss."""
+    """One step on one batch, both given by the seed and the number of the step, and the batch's loss.
+
+    The loss is the mean squared error of the noise, weighted by 1 / a_t as if v were predicted (Salimans and Ho 2022).
+    Without weights, what there is to learn at large timesteps, which is how a picture is laid out, would hardly count:
+    nearly all of what is seen there is noise, and the network knows it.
+    """
     data_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(setup.seed), state.step))
     batch = draw_batch(data_key, squares, setup.patches, vae, setup.unet.sample_size, setup.batch)
     noise = jax.random.normal(noise_key, batch.latents.shape)
 
+    weight = 1 / jnp.maximum(alphas_cumprod[batch.t], LEAST_SIGNAL)
+
     def loss(params: dict[str, Array]) -> Array:
         everything = {"unet": params, "vae": vae, "alphas_cumprod": alphas_cumprod}
-        return jnp.mean(jnp.square(noise_error(setup.unet, everything, noise, batch)))
+        errors = jnp.square(noise_error(setup.unet, everything, noise, batch))
+        return jnp.mean(weight * jnp.mean(errors, axis=(1, 2, 3)))
 
     value, gradient = jax.value_and_grad(loss)(state.params)
     updates, moments = optimizer(setup).update(gradient, state.moments, state.params)

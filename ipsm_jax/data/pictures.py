@@ -42,6 +42,11 @@ def _decoding(path: Path) -> Iterator[None]:
         raise DataError(
             f"{path}: this is not a picture ({', '.join(FORMATS)} are read); replace or remove it"
         ) from None
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path}: the picture is damaged, or larger than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels that are "
+            "opened; replace it, or make it smaller"
+        ) from error
     except Exception as error:
         raise DataError(f"{path}: the picture is damaged or cut short ({error}); replace it") from error
 

@@ -67,6 +67,7 @@ def png(width, height, *, claimed=None):
     [
         (png(8_000, 9_000), "it claims 8000x9000 pixels in 7[0-9] bytes"),
         (png(33, 32, claimed=2**31 - 1), "damaged or cut short"),
+        (png(20_000, 20_000), "larger than the 178,956,970 pixels that are opened; replace it, or make it smaller"),
     ],
 )
 def test_a_picture_gets_no_memory_for_what_it_only_claims(data, message, tmp_path):

@@ -1,7 +1,7 @@
 """DTU as the papers report it: fifteen scans, averaged, beside the published figures (METHOD sections 1, 8 and 9).
 
     python experiments/dtu.py --data-root data                         # scan8, scan21, ... in data or data/DTU
-    python experiments/dtu.py --data-root data --methods base depth geometry -- --depth-path priors
+    python experiments/dtu.py --data-root data --methods base geometry depth --depth network --depth-path priors
     python experiments/dtu.py --table-only                             # again from the JSON, nothing is trained
 
 The published figures are over the object only. Scans without object masks are measured over whole pictures; the tables

@@ -27,6 +27,9 @@ def main() -> int:
     except LedgerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not entries:
+        print(f"error: no run is in the ledger of {folder}", file=sys.stderr)
+        return 2
     rows = rows_of(entries)
     texts = {"table.md": markdown(rows) + "\n", "table.tex": latex(rows) + "\n", "runs.csv": comma_separated(entries)}
     for name, text in texts.items():

@@ -51,8 +51,9 @@ class PrepareOptions:
     """Factor by which the photos are reduced for training; default: to about 640 pixels."""
     frames: int = 40
     """Of a video: how many frames to take, the sharpest of as many equal intervals."""
-    depth_maps: bool = False
-    """Also write the training views' depth maps as depth_maps/*.npy, for train --depth maps."""
+    depth_maps: bool = True
+    """Write the training views' depth maps as depth_maps/*.npy, 0 where unknown, for other programs and train --depth
+    maps."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

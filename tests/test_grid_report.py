@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-from grid.ledger import Entry
+from grid.ledger import Entry, Ledger
 from grid.page import write_page
+from grid.plan import expand
 from grid.tables import ALL, comma_separated, latex, markdown, rows_of
 
 from ipsm_jax.reporting.files import write_png
@@ -110,6 +111,19 @@ def test_the_page_compares_pictures_of_what_is_finished(tmp_path):
     assert "2 finished, 1 failed" in text
     assert {a["src"] for t, a in page.tags if t == "img" and "src" in a} == {"figures.png", "curves.png"}
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("figures.png", "curves.png"))
+
+
+def test_a_grid_can_be_moved_and_one_without_runs_has_no_report(tmp_path):
+    (run,) = expand(["demo"], {"base": []}, [0], [], None, tmp_path / "here")
+    ledger = Ledger(tmp_path / "here")
+    with ledger.locked():
+        script = [sys.executable, Path(__file__).parents[1] / "experiments" / "report.py", tmp_path / "here"]
+        done = subprocess.run(script, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "no run is in the ledger" in done.stderr
+        ledger.plan(run)
+    assert ledger.entries()[0].folder == str(run.folder)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert Ledger(tmp_path / "there").entries()[0].folder == str(tmp_path / "there" / run.name)
 
 
 @pytest.mark.parametrize("spoil", [False, True])

@@ -158,6 +158,8 @@ class Ledger:
         entries = []
         for row in rows:
             entry = Entry(*row)
+            # Beside the ledger, wherever that is now and whatever the folder was called from.
+            entry = entry._replace(folder=str(self.path.parent / Path(entry.folder).name))
             parsed = {
                 k: json.loads(v) for k in ("config", "environment", "metrics", "facts") if (v := getattr(entry, k))
             }

@@ -15,10 +15,11 @@ matplotlib.use("Agg")  # no display
 import matplotlib.pyplot as plt
 import numpy as np
 
-from grid.ledger import Entry
+from grid.ledger import STATES, Entry
 from grid.tables import METRICS, Row, best_of, cell
 from ipsm_jax.reporting.files import atomic_write
 from ipsm_jax.reporting.html_style import CSS
+from ipsm_jax.training.recorder import read_log
 
 _STYLE = """
 .choose { display: flex; flex-wrap: wrap; gap: 10px; margin: 0 0 10px; }
@@ -49,7 +50,7 @@ def write_page(folder: Path, entries: Sequence[Entry], rows: Sequence[Row]) -> P
     Pictures are those of the first finished seed of each method; they stay where they are, in the run folders.
     """
     scenes = list(dict.fromkeys(entry.scene for entry in entries))
-    counts = {state: sum(entry.state == state for entry in entries) for state in ("finished", "planned", "failed")}
+    counts = {state: sum(entry.state == state for entry in entries) for state in STATES}
     parts = [f"<h1>{len(entries)} runs</h1>"]
     parts.append(f'<p class="soft">{", ".join(f"{count} {state}" for state, count in counts.items() if count)}</p>')
     parts += [
@@ -161,12 +162,10 @@ def plot_curves(entries: Sequence[Entry]) -> plt.Figure:
     colors = dict(zip(methods, plt.cm.tab10.colors * len(methods), strict=False))
     for axis, scene in zip(axes[0], scenes, strict=True):
         for entry in (entry for entry in entries if entry.scene == scene):
-            log = Path(entry.folder) / "log.jsonl"
-            if not log.is_file():
-                continue
-            lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-            points = [(line["iteration"], line["psnr"]) for line in lines if "psnr" in line]
-            axis.plot(*zip(*points, strict=True), color=colors[entry.method], alpha=0.7, linewidth=1)
+            points = [(line["iteration"], line["psnr"]) for line in read_log(Path(entry.folder)) if "psnr" in line]
+            axis.plot(
+                [x for x, _ in points], [y for _, y in points], color=colors[entry.method], alpha=0.7, linewidth=1
+            )
         axis.set_title(f"{Path(scene).name}: PSNR of training views", fontsize=10)
         axis.set_xlabel("iteration", fontsize=8)
         axis.grid(alpha=0.2)

@@ -20,6 +20,7 @@ from ipsm_jax.reporting.files import atomic_write
 from ipsm_jax.scene.gaussians import SH_C0, Gaussians
 
 _XYZ = ("x", "y", "z")
+_RGB = ("red", "green", "blue")
 _NORMAL = ("nx", "ny", "nz")
 _DC = tuple(f"f_dc_{i}" for i in range(3))
 _REST = tuple(f"f_rest_{i}" for i in range(45))
@@ -98,6 +99,18 @@ def read_gaussians_ply(path: str | os.PathLike) -> Gaussians:
     return Gaussians(*(jnp.asarray(field) for field in fields))
 
 
+def write_points_ply(path: str | os.PathLike, points: PointCloud) -> None:
+    """Write coloured points, colours as bytes, as programs for point clouds read them; whole or not at all."""
+    table = np.zeros(len(points.positions), [(name, "<f4") for name in _XYZ] + [(name, "u1") for name in _RGB])
+    for axis, name in enumerate(_XYZ):
+        table[name] = points.positions[:, axis]
+    for channel, name in enumerate(_RGB):
+        table[name] = np.round(255 * np.clip(points.colors[:, channel], 0, 1))
+    with atomic_write(Path(path)) as temporary, open(temporary, "wb") as file:
+        file.write(header_text(len(table), _XYZ, _RGB))
+        file.write(table.tobytes())
+
+
 def ply_kind(path: str | os.PathLike) -> str:
     """What a PLY file holds: "gaussians" if its vertices carry opacity, scales and rotations, else "points".
 
@@ -118,9 +131,7 @@ def read_points_ply(path: str | os.PathLike) -> PointCloud:
     """
     path = Path(path)
     header = read_header(path)
-    rgb = next(
-        (keys for keys in (("red", "green", "blue"), ("r", "g", "b"), _DC) if set(keys) <= set(header.names)), ()
-    )
+    rgb = next((keys for keys in (_RGB, ("r", "g", "b"), _DC) if set(keys) <= set(header.names)), ())
     table = read_vertices(path, (*_XYZ, *rgb))
     count = len(table["x"])
     if count == 0:

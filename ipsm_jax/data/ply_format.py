@@ -143,11 +143,13 @@ def _read_ascii(path: Path, header: PlyHeader) -> dict[str, np.ndarray]:
     return {name: values[:, i] for i, name in enumerate(header.names)}
 
 
-def header_text(count: int, names: tuple[str, ...]) -> bytes:
-    """Header of a binary little-endian file of float vertices."""
+def header_text(count: int, names: tuple[str, ...], byte_names: tuple[str, ...] = ()) -> bytes:
+    """Header of a binary little-endian file of vertices: floats, then bytes."""
     text = io.StringIO()
     text.write(f"ply\nformat binary_little_endian 1.0\nelement vertex {count}\n")
     for name in names:
         text.write(f"property float {name}\n")
+    for name in byte_names:
+        text.write(f"property uchar {name}\n")
     text.write("end_header\n")
     return text.getvalue().encode("ascii")

@@ -1,4 +1,4 @@
-"""The rest of a scene folder once photos and cameras are there: bounds, depth maps, report.
+"""The rest of a scene folder once photos and cameras are there: bounds, points, depth maps, report.
 
 Everything here looks at the training views alone.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ipsm_jax.data.load import load_scene
+from ipsm_jax.data.ply import write_points_ply
 from ipsm_jax.data.scene import PointCloud, Scene
 from ipsm_jax.data.split_file import read_split
 from ipsm_jax.data.splits import choose_split
@@ -30,6 +31,7 @@ from ipsm_jax.stereo.bounds import point_bounds
 
 USUAL_SIZE = 640
 """Pixels of the longer side that photos are reduced to if nothing is said: about what published figures are made at."""
+TRAINING_POINTS = "training_points.ply"
 MOST_DEPTHS = 9  # pictures of depth in the report
 _WIDEST = 1200  # pixels of a pair of photo and depth
 
@@ -56,7 +58,7 @@ class Training:
 def complete_scene(
     training: Training, folder: Path, outcome: Outcome, clock: StageClock, say: Callable[[str], None]
 ) -> None:
-    """Write bounds, downscaled photos, depth maps where asked for, prepare.json and report.html into a scene folder.
+    """Write bounds, downscaled photos, the training views' points and depth maps, prepare.json and report.html.
 
     Args:
       training: how the scene will be trained on.
@@ -70,6 +72,9 @@ def complete_scene(
     clock("bounds", 0, 1)
     scene, points, remark = _bounded(scene, folder, outcome)
     sentences += remark
+    if len(points.positions):
+        write_points_ply(folder / TRAINING_POINTS, points)
+        sentences.append(f"{TRAINING_POINTS} holds the {len(points.positions)} points that the training views share.")
     clock("depth maps", 0, 1)
     depths, remark = _depths(scene)
     sentences += remark

@@ -11,7 +11,7 @@ from ipsm_jax.data.captions import read_caption
 from ipsm_jax.data.scene import Scene
 from ipsm_jax.priors.config import PriorError
 from ipsm_jax.priors.diffusion import DiffusionPrior
-from ipsm_jax.priors.embedded.load import WEIGHTS, check_embedded_prior, load_embedded_prior
+from ipsm_jax.priors.embedded.load import MOST_PHOTOS, WEIGHTS, check_embedded_prior, load_embedded_prior
 from ipsm_jax.priors.locate import find_stable_diffusion
 from ipsm_jax.priors.stable_diffusion import load_stable_diffusion
 
@@ -53,7 +53,8 @@ def diffusion_prior(config: GuidanceConfig, scene: Scene, say: Callable[[str], N
     check_diffusion_prior(config, scene)
     if config.prior == "embedded":
         folder = config.prior_path or WEIGHTS
-        say(f"diffusion models: the embedded prior, {folder}, told by {len(scene.train)} training photos what is there")
+        told = min(len(scene.train), MOST_PHOTOS)
+        say(f"diffusion models: the embedded prior, {folder}, told by {told} training photos what is there")
         photos = jnp.asarray(scene.train_images, jnp.float32) / 255
         return load_embedded_prior(photos, folder, _dtype(config))
     plain, inpainting = find_stable_diffusion(config.prior_path)

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipsm_jax.data.errors import DataError
-from ipsm_jax.data.ply import ply_kind, read_gaussians_ply, read_points_ply, write_gaussians_ply
+from ipsm_jax.data.ply import (
+    ply_kind,
+    read_gaussians_ply,
+    read_points_ply,
+    write_gaussians_ply,
+    write_points_ply,
+)
+from ipsm_jax.data.scene import PointCloud
 from ipsm_jax.scene.gaussians import SH_C0, Gaussians
 
 LAYOUT = (
@@ -120,6 +127,16 @@ def test_points_with_byte_colours(tmp_path):
     np.testing.assert_array_equal(points.positions, [[1, 2, 3], [4, 5, 6]])
     np.testing.assert_allclose(points.colors, [[0, 0.2, 1], [1, 0, 0]], atol=1e-7)
     assert ply_kind(tmp_path / "p.ply") == "points"
+
+
+def test_points_come_back_as_they_were_written(tmp_path):
+    rng = np.random.default_rng(0)
+    points = PointCloud(rng.standard_normal((7, 3)).astype(np.float32), rng.random((7, 3)).astype(np.float32))
+    write_points_ply(tmp_path / "points.ply", points)
+    found = read_points_ply(tmp_path / "points.ply")
+    np.testing.assert_array_equal(found.positions, points.positions)
+    np.testing.assert_allclose(found.colors, points.colors, atol=0.5 / 255 + 1e-6)
+    assert ply_kind(tmp_path / "points.ply") == "points"
 
 
 def test_points_with_other_colours(tmp_path):

@@ -14,6 +14,7 @@ from ipsm_jax import prepare
 from ipsm_jax.data.captions import read_caption
 from ipsm_jax.data.depth_maps import read_depth_maps
 from ipsm_jax.data.load import load_scene
+from ipsm_jax.data.ply import read_points_ply
 from ipsm_jax.data.split_file import write_split
 from ipsm_jax.data.synthetic import make_scene
 
@@ -45,7 +46,7 @@ def prepared(tmp_path_factory, own_caches):
     (photos / "twin.png").write_bytes((photos / "3.png").read_bytes())
     Image.open(photos / "0.jpg").resize((WIDTH * 3 // 4, HEIGHT * 3 // 4)).save(photos / "sent.jpg", quality=80)
     said = []
-    options = prepare.PrepareOptions(photos, root / "scene", depth_maps=True, downscale=1)
+    options = prepare.PrepareOptions(photos, root / "scene", downscale=1)
     prepare.prepare(options, said.append)
     return root, said
 
@@ -86,6 +87,12 @@ def test_scene_folder_is_complete_and_says_where_things_come_from(prepared):
     for view, depth in zip(scene.train, maps, strict=True):
         near, far = scene.bounds[view]
         assert 0 < near < far and 0.8 * near < np.median(depth[depth > 0]) < 1.3 * far
+    points = read_points_ply(folder / "training_points.ply")
+    assert f"training_points.ply holds the {len(points.positions)} points" in page
+    camera = np.asarray(scene.cameras.camera_from_world)[scene.train[0]]
+    near, far = scene.bounds[scene.train[0]]
+    z = points.positions @ camera[2, :3] + camera[2, 3]
+    assert len(z) > 50 and (z > 0).all() and near < np.median(z) < far
     assert not [path for path in root.iterdir() if path.name.startswith(".")]
 
 

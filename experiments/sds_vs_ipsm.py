@@ -51,7 +51,7 @@ def main() -> None:
         for method in args.methods:
             config = study.config(scene, downscale, METHODS[method].guidance)
             folder = args.out / Path(scene).name / method
-            facts = {"scene": Path(scene).name, "method": method, "seeds": args.seeds, "prior": args.prior}
+            facts = {"scene": Path(scene).name, "method": method, "seeds": args.seeds, **study.facts}
             facts |= {"init": args.init, "downscale": downscale, "guidance_weights": config.guidance.weights._asdict()}
             if finished(folder, facts | {"iterations": args.iterations}) is not None:
                 print(f"{folder} is finished", flush=True)

@@ -77,6 +77,18 @@ def test_time_is_scaled_to_few_iterations():
     assert config.guidance.weights == WEIGHTS["embedded"]
 
 
+def test_results_of_another_prior_are_not_these(tmp_path):
+    first = Study(prior_path=write_embedded_prior(tmp_path)).facts
+    (config,) = tmp_path.rglob("unet/config.json")
+    config.write_text(config.read_text() + "\n")
+    second = Study(prior_path=config.parents[1]).facts
+    assert first["prior"] == second["prior"] == "embedded" and first != second
+    shipped = Study().facts
+    assert len(shipped["prior_digest"]) == 16 and shipped == Study().facts and shipped != first
+    named = Study(prior="stable-diffusion", prompt="a fern").facts
+    assert named == {"prior": "stable-diffusion", "prior_path": "None", "prompt": "a fern"}
+
+
 def test_weights_can_be_the_published_ones():
     guidance = Study(weights=WEIGHTS["stable-diffusion"]).config("demo", 2, METHODS["ipsm"].guidance).guidance
     assert guidance.prior == "embedded" and guidance.weights == (2.0, 0.2, 2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from published import PUBLISHED, Published
 
 from ipsm_jax.config import GuidanceConfig, OptimizationConfig, PseudoViewConfig, TrainConfig, preset_settings
 from ipsm_jax.config.regularization import GuidanceWeights, Prior
+from ipsm_jax.priors.embedded.load import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Study:
     prior_path: Path | None = None
     prompt: str = ""
     weights: GuidanceWeights | None = None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What decides about the diffusion models: results of other ones are not these."""
+        if self.prior != "embedded":
+            return {"prior": self.prior, "prior_path": str(self.prior_path), "prompt": self.prompt}
+        folder = self.prior_path or WEIGHTS
+        files = [path for part in ("scheduler", "unet", "vae") for path in sorted((folder / part).glob("*"))]
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+        return {"prior": self.prior, "prior_digest": digest[:16]}
 
     def config(self, scene: str, downscale: int, guidance: GuidanceConfig) -> TrainConfig:
         """Settings of a training: the scene's preset, with everything in time scaled to so few iterations.

@@ -51,7 +51,7 @@ def _batch(
 ) -> dict[str, Any]:
     config = study.config(scene, downscale, METHODS[method].guidance)
     states = start.states if weights is None else start.states * (len(weights) // seeds)
-    facts = {"scene": scene, "downscale": downscale, "method": method, "seeds": seeds, "prior": study.prior}
+    facts = {"scene": scene, "downscale": downscale, "method": method, "seeds": seeds, **study.facts}
     settings = {"iterations": study.iterations, "weights": None if weights is None else weights.tolist()}
     if (done := finished(folder / method, facts | settings)) is not None:
         return done

@@ -116,6 +116,15 @@ def read_until(stream, text: str) -> str:
     raise AssertionError(f"it ended without saying {text!r}: {''.join(lines)}")
 
 
+@pytest.fixture
+def interruptible():
+    """What a shell starts in the background may ignore Ctrl-C, and so does what that starts in turn."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_run_is_followed_from_before_its_first_checkpoint_until_ctrl_c(place):
     pytest.importorskip("viser", reason='the viewer needs viser: pip install "ipsm_jax[view]"')
     from viser_client import ViserClient
@@ -137,8 +146,8 @@ def test_a_run_is_followed_from_before_its_first_checkpoint_until_ctrl_c(place):
                 client.wait(lambda m: m["type"] == "GuiUpdateMessage" and "iteration 20" in str(m["updates"]))
                 client.picture()
                 viewer.send_signal(signal.SIGINT)
-                rest = viewer.stdout.read()
-            assert viewer.wait(60) == 0
+                assert viewer.wait(60) == 0
+            rest = viewer.stdout.read()
             assert "viewer ended" in rest and "Traceback" not in rest and "rror" not in rest
         finally:
             viewer.kill()

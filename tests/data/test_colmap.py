@@ -183,7 +183,7 @@ def _edit(name, change):
         (False, _edit("images.bin", lambda d: d[:12] + struct.pack("<d", np.nan) + d[20:]), "0000.png.*NaN"),
         (False, _edit("images.bin", lambda d: d[:12] + struct.pack("<d", 3.0) + d[20:]), "0000.png.*quaternion"),
         (False, _edit("images.bin", lambda d: d.replace(b"0001.png", b"0000.png")), "listed twice"),
-        (False, _edit("images.bin", lambda d: d.replace(b"0001.png", b"../1.png")), "cannot be the name of a picture"),
+        (False, _edit("images.bin", lambda d: d.replace(b"0001.png", b"../1.png")), "cannot be the name of a file"),
         (False, _edit("images.bin", lambda d: d.replace(b"0001.png", b"000\xff.png")), "no readable text"),
         (False, _edit("images.bin", lambda d: d[:68] + struct.pack("<I", 5) + d[72:]), "has camera 5"),
         (False, _edit("cameras.bin", lambda d: d[:-8]), "cameras.bin.*parameters of a camera"),

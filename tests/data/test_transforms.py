@@ -163,7 +163,7 @@ def _top(key, value):
         (_frame("transform_matrix", [[1, 2], [3]]), r"frame 3 \(0003.png\): transform_matrix should be 4 rows"),
         (_frame("transform_matrix", np.full((4, 4), np.nan).tolist()), r"frame 3 \(0003.png\): the pose holds NaN"),
         (_frame("transform_matrix", (2 * np.eye(4)).tolist()), r"frame 3 \(0003.png\).*no rotation"),
-        (_frame("file_path", "../../etc/0003.png"), "frame 3.*cannot be the name of a picture"),
+        (_frame("file_path", "../../etc/0003.png"), "frame 3.*cannot be the name of a file"),
         (_frame("file_path", "images/0002.png"), "listed twice"),
     ],
 )

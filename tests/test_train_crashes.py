@@ -27,6 +27,8 @@ from ipsm_jax.training.recorder import read_log
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import crash_training
 
+sys.path.pop(0)
+
 pytestmark = pytest.mark.usefixtures("own_caches")
 SMALL = ("--iterations", "40", "--checkpoint-every", "10", "--log-every", "5", "--no-video", "--no-evaluate")
 

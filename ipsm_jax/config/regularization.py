@@ -22,7 +22,7 @@ class GuidanceWeights(NamedTuple):
 
 WEIGHTS: dict[Prior, GuidanceWeights] = {
     "stable-diffusion": GuidanceWeights(2.0, 0.2, 2.0),  # published
-    "embedded": GuidanceWeights(0.06, 0.06, 0.2),  # tuned on the built-in scene: experiments/sds_vs_ipsm.py --tune
+    "embedded": GuidanceWeights(0.02, 0.06, 0.06),  # tuned on the built-in scene: experiments/sds_vs_ipsm.py --tune
 }
 """What a term weighs with each prior, unless a setting says otherwise."""
 

@@ -48,7 +48,7 @@ def write_gaussians_ply(path: str | os.PathLike, gaussians: Gaussians, alive: An
     if alive.shape != (gaussians.capacity,):
         raise ValueError(f"alive has shape {alive.shape}, needs ({gaussians.capacity},)")
     fields = [np.asarray(field, np.float32)[alive] for field in gaussians]
-    whole = np.all([np.isfinite(field).reshape(len(field), -1).all(axis=1) for field in fields], axis=0)
+    whole = np.all([np.isfinite(field).all(axis=tuple(range(1, field.ndim))) for field in fields], axis=0)
     means, log_scales, quaternions, opacity, dc, rest = (field[whole] for field in fields)
     count = len(means)
     columns = [means, np.zeros_like(means), dc, rest.transpose(0, 2, 1).reshape(count, 45), opacity[:, None]]

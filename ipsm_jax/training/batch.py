@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ipsm_jax.config import DensityConfig, OptimizationConfig, TrainConfig
-from ipsm_jax.training.density import control_density, is_due, reset_is_due, reset_opacity
+from ipsm_jax.training.density import DensityInfo, control_density, is_due, reset_is_due, reset_opacity
 from ipsm_jax.training.regularization import Regularization
 from ipsm_jax.training.state import TrainState, grow
 from ipsm_jax.training.step import StepInfo, TrainingViews, train_step
@@ -74,16 +74,19 @@ class BatchInfo(NamedTuple):
       psnr: (B,) mean PSNR of the training views, in dB.
       terms: (B,) means of the weighted parts of the loss, by name.
       pairs: (B,) the most (Gaussian, tile) pairs that a rendering took.
-      gaussians: (B,) in use at the end.
-      refused: (B,) new Gaussians that density control found no slot for.
+      density: (B,) sums of the counts of density control; `alive` is how many there are at the end.
     """
 
     loss: Float[Array, " b"]
     psnr: Float[Array, " b"]
     terms: dict[str, Float[Array, " b"]]
     pairs: Int[Array, " b"]
-    gaussians: Int[Array, " b"]
-    refused: Int[Array, " b"]
+    density: DensityInfo
+
+
+def add_counts(first: DensityInfo, second: DensityInfo) -> DensityInfo:
+    """Those of one density control after another."""
+    return jax.tree.map(jnp.add, first, second)._replace(alive=second.alive)
 
 
 def shared(given: Given) -> Batch:
@@ -156,31 +159,31 @@ def run_batch(
     """
 
     def one(state: TrainState, given: Given) -> tuple[TrainState, BatchInfo]:
-        def body(i: Array, carry: tuple[TrainState, StepInfo, Array]) -> tuple[TrainState, StepInfo, Array]:
-            state, sums, refused = carry
+        def body(i: Array, carry: tuple[TrainState, StepInfo, DensityInfo]) -> tuple[TrainState, StepInfo, DensityInfo]:
+            state, sums, counts = carry
             state, info = train_step(optimization, given.views, state, given.regularization, pair_capacity)
             sums = jax.tree.map(jnp.add, sums, info)._replace(pairs=jnp.maximum(sums.pairs, info.pairs))
             due = Events(*(jnp.asarray(flags)[state.step] & (i < count - 1) for flags in events))
             state, more = _follow(density, due, given.views.extent, state)
-            return state, sums, refused + more
+            return state, sums, add_counts(counts, more)
 
         names = ("photometric", *(() if given.regularization is None else given.regularization.terms))
         nothing = jnp.zeros((), jnp.int32)
         zero = StepInfo(jnp.zeros(()), jnp.zeros(()), nothing, {name: jnp.zeros(()) for name in names})
-        state, sums, refused = lax.fori_loop(0, count, body, (state, zero, nothing))
+        state, sums, counts = lax.fori_loop(0, count, body, (state, zero, _no_counts(state)))
         loss, psnr, terms = jax.tree.map(lambda a: a / count, (sums.loss, sums.psnr, sums.terms))
-        return state, BatchInfo(loss, psnr, terms, sums.pairs, jnp.sum(state.alive), refused)
+        return state, BatchInfo(loss, psnr, terms, sums.pairs, counts)
 
     return jax.vmap(one, in_axes=(SHARED_STEP, batch.axes()), out_axes=(SHARED_STEP, 0))(states, batch.given)
 
 
 def follow_batch(
     density: DensityConfig, events: Events, batch: Batch, states: TrainState
-) -> tuple[TrainState, Int[Array, " b"]]:
-    """What is due after the iteration that the states are at; also how many new Gaussians were refused."""
+) -> tuple[TrainState, DensityInfo]:
+    """What is due after the iteration that the states are at; also the (B,) counts of density control."""
     due = Events(*(jnp.asarray(flags)[states.step] for flags in events))
 
-    def one(state: TrainState, given: Given) -> tuple[TrainState, Array]:
+    def one(state: TrainState, given: Given) -> tuple[TrainState, DensityInfo]:
         return _follow(density, due, given.views.extent, state)
 
     return jax.vmap(one, in_axes=(SHARED_STEP, batch.axes()), out_axes=(SHARED_STEP, 0))(states, batch.given)
@@ -188,11 +191,14 @@ def follow_batch(
 
 def _follow(
     density: DensityConfig, due: Events, extent: Float[Array, ""], state: TrainState
-) -> tuple[TrainState, Int[Array, ""]]:
-    def control(state: TrainState) -> tuple[TrainState, Array]:
-        state, info = control_density(density, extent, state)
-        return state, info.refused
-
-    state, refused = lax.cond(due.density, control, lambda s: (s, jnp.zeros((), jnp.int32)), state)
+) -> tuple[TrainState, DensityInfo]:
+    control = partial(control_density, density, extent)
+    state, counts = lax.cond(due.density, control, lambda s: (s, _no_counts(s)), state)
     reset = partial(reset_opacity, density.opacity_reset_value)
-    return lax.cond(due.reset, reset, lambda s: s, state), refused
+    return lax.cond(due.reset, reset, lambda s: s, state), counts
+
+
+def _no_counts(state: TrainState) -> DensityInfo:
+    """Where no density control was due."""
+    nothing = jnp.zeros((), jnp.int32)
+    return DensityInfo(nothing, nothing, nothing, nothing, nothing, jnp.sum(state.alive, dtype=jnp.int32))

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
@@ -67,6 +67,15 @@ class Observer(Protocol):
 
     def show(self, state: TrainState) -> None:
         """Let whoever watches see the state; asked after every call of the compiled program."""
+
+
+class Unobserved:
+    """An `Observer` that does nothing, to be used as it is or in parts."""
+
+    def advanced(self, *_: Any) -> None:
+        """Nothing to tell."""
+
+    densified = save = evaluate = diagnose = show = advanced
 
 
 def train(

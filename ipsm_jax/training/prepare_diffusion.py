@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jax.numpy as jnp
 
@@ -25,12 +26,23 @@ def check_diffusion_prior(config: GuidanceConfig, scene: Scene) -> None:
     Raises:
       ConfigError, PriorError, DataError: as there.
     """
+    if config.prior != "embedded":
+        prompt_of(config, scene)
+    diffusion_folders(config)
+
+
+def diffusion_folders(config: GuidanceConfig) -> tuple[Path, ...]:
+    """The folder of the embedded prior, or those of Stable Diffusion's plain and inpainting model.
+
+    Raises:
+      PriorError: weights that are missing, incomplete or not known.
+    """
     if config.prior == "embedded":
-        check_embedded_prior(config.prior_path or WEIGHTS)
-        return
-    prompt_of(config, scene)
+        folder = config.prior_path or WEIGHTS
+        check_embedded_prior(folder)
+        return (folder,)
     try:
-        find_stable_diffusion(config.prior_path)
+        return find_stable_diffusion(config.prior_path)
     except PriorError as error:
         raise PriorError(
             f"{error}\nOr let the small prior guide that comes with the package: --prior embedded"

@@ -82,6 +82,13 @@ def test_layout_is_the_viewers(tmp_path):
     assert not column["nx"].any()
 
 
+def test_no_living_gaussian_makes_an_empty_file(tmp_path):
+    gaussians = make_gaussians(5)
+    assert write_gaussians_ply(tmp_path / "none.ply", gaussians, np.zeros(5, bool)) == 0
+    with pytest.raises(DataError, match=r"none\.ply"):
+        read_gaussians_ply(tmp_path / "none.ply")
+
+
 def test_only_living_gaussians_are_written(tmp_path):
     gaussians = make_gaussians(6)
     alive = np.array([True, False, True, True, False, False])

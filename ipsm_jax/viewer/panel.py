@@ -41,7 +41,7 @@ class Panel:
     ) -> None:
         self._client, self._world = client, world
         gui = client.gui
-        self._captions = gui.add_markdown(_lines(captions))
+        self._captions = gui.add_markdown(_captions(captions))
         if notes:
             gui.add_markdown(_lines(notes))
         self._quantity: Any = gui.add_dropdown("Show", get_args(Quantity), initial_value="color")
@@ -64,8 +64,10 @@ class Panel:
         return Wishes(self._quantity.value, 1.0 if self._divide is None else float(self._divide.value))
 
     def show_captions(self, captions: Sequence[str]) -> None:
-        """The models have changed."""
-        self._captions.content = _lines(captions)
+        """What the picture shows may have changed."""
+        text = _captions(captions)
+        if self._captions.content != text:
+            self._captions.content = text
 
     def show_status(self, text: str) -> None:
         """A short text on the last picture."""
@@ -133,6 +135,12 @@ class Panel:
         )
         frustum.on_click(lambda _: self.go_to(camera))
         return frustum
+
+
+def _captions(captions: Sequence[str]) -> str:
+    """What each model is, and of two, on which side of the line."""
+    sides = ("(left) ", "(right) ") if len(captions) == 2 else ("",)
+    return _lines([side + caption for side, caption in zip(sides, captions, strict=True)])
 
 
 def _lines(texts: Sequence[str]) -> str:

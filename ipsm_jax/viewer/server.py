@@ -32,6 +32,7 @@ from ipsm_jax.viewer.world import World
 MOVING_SECONDS, STILL_SECONDS = 0.1, 1.5
 """How long a picture may take while somebody moves, and when they rest."""
 _MOVING_QUALITY, _STILL_QUALITY = 70, 92  # of JPEG
+_DELIVERY_SECONDS = 0.5  # viser sends what it was given every 1/60 s, from a thread that says nothing of it
 
 
 class _Visitor(NamedTuple):
@@ -97,14 +98,17 @@ class ViewerServer:
         The arrays are kept: those that a training gives up in its next iteration have to be copied before.
         """
         self._stage.replace(index, gaussians, alive, iteration)
-        captions = [model.caption for model in self._stage.models]
-        with self._changed:
-            visitors = list(self._visitors.values())
-        for visitor in visitors:
-            visitor.panel.show_captions(captions)
         with self._changed:
             self._schedule.refresh()
             self._changed.notify_all()
+
+    def settle(self, seconds: float) -> None:
+        """Return when everybody has been shown what there is now, in full size, but after `seconds` at the latest."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopping.is_set() or self._schedule.wait(time.monotonic()) is None, seconds
+            )
+        time.sleep(_DELIVERY_SECONDS)
 
     def wait(self) -> None:
         """Return when it is closed by another thread; raises what kept it from drawing."""
@@ -143,8 +147,7 @@ class ViewerServer:
                     self._changed.notify_all()
             panel.make_way()
 
-        captions = [model.caption for model in self._stage.models]
-        panel = Panel(client, self._world, captions, self._notes, wish)
+        panel = Panel(client, self._world, self._captions(), self._notes, wish)
         client.camera.on_update(look)
         with self._changed:
             if number not in self._server.get_clients():  # gone before all this was done
@@ -178,20 +181,26 @@ class ViewerServer:
         sizes = frame_sizes(look.width, look.height, self._largest)
         size = self._pace.choose(sizes, STILL_SECONDS if job.still else MOVING_SECONDS)
         compiled = self._stage.is_compiled(*size)
+        captions = self._captions()  # before: what is replaced meanwhile is drawn, and named, once more
         started = time.monotonic()
         picture = self._stage.picture(look, job.wishes, *size)
         seconds = time.monotonic() - started
         if compiled:
             self._pace.record(size, seconds)
         with self._changed:
-            self._schedule.done(job, time.monotonic())
             visitor = self._visitors.get(job.client)
-        if visitor is None:  # left while this was drawn
-            return
-        quality = _STILL_QUALITY if job.still else _MOVING_QUALITY
-        visitor.client.scene.set_background_image(picture, format="jpeg", jpeg_quality=quality)
-        if job.still:
-            visitor.panel.show_status(f"{size[0]} x {size[1]} pixels in {seconds:.2f} s")
+        if visitor is not None:  # not left while this was drawn
+            visitor.panel.show_captions(captions)
+            quality = _STILL_QUALITY if job.still else _MOVING_QUALITY
+            visitor.client.scene.set_background_image(picture, format="jpeg", jpeg_quality=quality)
+            if job.still:
+                visitor.panel.show_status(f"{size[0]} x {size[1]} pixels in {seconds:.2f} s")
+        with self._changed:
+            self._schedule.done(job, time.monotonic())
+            self._changed.notify_all()
+
+    def _captions(self) -> list[str]:
+        return [model.caption for model in self._stage.models]
 
 
 def check_address(host: str, port: int) -> None:

@@ -22,6 +22,8 @@ from ipsm_jax.viewer.world import world_of
 
 SECONDS_BETWEEN = 1.0
 """Least time between two states shown: whoever looks takes time from the training."""
+LAST_SECONDS = 10.0
+"""Most time that the last state may take to reach whoever looks: pages keep it when the server has ended."""
 
 
 class TrainingView:
@@ -65,6 +67,8 @@ class TrainingView:
     def show(self, state: TrainState, last: bool = False) -> None:
         """Show this state, unless nobody looks or, if it is not the last, the one before it is too recent.
 
+        Returns at once, but for the last state, which is waited for: the server may be closed after it.
+
         Call it between iterations, as often as one likes; the state's buffers may be given up afterwards. A viewer that
         can draw no more says so by a warning, once, and is no reason to end a training.
         """
@@ -75,6 +79,8 @@ class TrainingView:
         if self._server.watched and (last or now - self._shown >= SECONDS_BETWEEN):
             self._shown = now
             self._server.update(0, *_copies(state), int(state.step))
+            if last:
+                self._server.settle(LAST_SECONDS)
 
     def _say_why(self) -> None:
         if self._told:

@@ -1,5 +1,6 @@
 """A viewer inside the process that trains."""
 
+import contextlib
 import socket
 
 import jax
@@ -63,10 +64,23 @@ def test_states_that_follow_too_soon_are_left_out_but_for_the_last(scene, monkey
     ):
         client.look(fitted(viewpoint_of(scene.cameras[0]), 160, 96))
         client.picture()
-        for step in (10, 20, 30):
-            shown.show(new_state(step), last=step == 30)
+        shown.show(new_state(10))
+        client.wait(says(10))
+        shown.show(new_state(20))
+        shown.show(new_state(30), last=True)
         client.wait(says(30))
-        assert [any(says(step)(m) for m in client.messages) for step in (10, 20)] == [True, False]
+        assert not any(says(20)(m) for m in client.messages)
+
+
+def test_the_last_state_has_arrived_when_the_viewer_ends(scene):
+    with contextlib.ExitStack() as afterwards:
+        with TrainingView(TrainConfig(), scene, new_state(0), host="127.0.0.1", port=0) as shown:
+            client = afterwards.enter_context(ViserClient(int(shown.address.rpartition(":")[2])))
+            client.look(fitted(viewpoint_of(scene.cameras[0]), 160, 96))
+            client.picture()
+            shown.show(new_state(30), last=True)
+        client.wait(says(30))
+        client.picture()
 
 
 def test_a_viewer_that_fails_is_said_once_and_ends_nothing(scene, monkeypatch):

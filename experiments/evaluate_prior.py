@@ -3,8 +3,8 @@
     python experiments/evaluate_prior.py --photos FOLDER [--weights FOLDER] [--log runs/prior/log.jsonl] [--card FILE]
 
 FOLDER holds train/ (for the linear denoisers that the prior is compared with) and val/. Writes <out>/evaluation.json,
-samples.png and inpainting.png. --log takes steps and speed from the training's log; --card puts the tables between
-the two marks of a model card. LPIPS needs the extra `lpips`.
+samples.png and inpainting.png. --log takes steps, speed and settings from the training's log; --card puts the tables
+between the two marks of a model card. LPIPS needs the extra `lpips`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,19 @@ from ipsm_jax.metrics.perceptual import load_lpips, lpips
 from ipsm_jax.priors.embedded.load import WEIGHTS, check_embedded_prior, load_embedded_prior
 from ipsm_jax.reporting.files import write_json
 
+WHOLE = {
+    "plain": "plain",
+    "described": "described",
+    "linear": "linear",
+    "linear_expected": "linear, expected",
+    "alone": "each latent alone",
+}
+PARTLY = {
+    "described_in_hole": "described, in the hole",
+    "inpaint_in_hole": "inpainting, in the hole",
+    "linear_in_hole": "linear, in the hole",
+    "inpaint_known": "inpainting, known",
+}
 MARKS = ("<!-- figures -->", "<!-- end of figures -->")
 
 
@@ -69,15 +82,39 @@ def put_into_card(path: Path, text: str) -> None:
     path.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
 
 
-def read_log(path: Path) -> dict[str, float]:
-    """Steps, samples per second (median) and the last losses on held-out photos of a training."""
+def read_log(path: Path) -> dict[str, Any]:
+    """Steps, samples per second (median), the last losses on held-out photos, and the settings of a training.
+
+    `settings` has an entry for each step from which they were others, with that `step`; it is empty for logs without.
+    """
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     speeds = sorted(line["samples_per_second"] for line in lines if "samples_per_second" in line)
-    found: dict[str, float] = {"steps": max(line["step"] for line in lines)}
+    found: dict[str, Any] = {"steps": max(line["step"] for line in lines), "settings": []}
     if speeds:
         found["samples_per_second"] = speeds[len(speeds) // 2]
+    for line in lines:
+        if "settings" in line:
+            # A killed training goes on from its last checkpoint: what it was told after that did not last.
+            lasting = [entry for entry in found["settings"] if entry["step"] < line["step"]]
+            entry = {"step": line["step"], **line["settings"]}
+            new = not lasting or {**lasting[-1], "step": 0} != {**entry, "step": 0}
+            found["settings"] = [*lasting, entry] if new else lasting
     held_out = [line for line in lines if "val_plain" in line]
     return {**found, **(held_out[-1] if held_out else {})}
+
+
+def settings_text(settings: list[dict[str, Any]]) -> str:
+    """A sentence on how a training was set up, and one for each change; "" if its log does not say."""
+    sentences: list[str] = []
+    before: dict[str, Any] = {}
+    for entry in settings:
+        values = {name: value for name, value in entry.items() if name != "step"}
+        changed = [f"{name} {value}" for name, value in values.items() if before.get(name) != value]
+        sentences.append(f"From step {entry['step']:,}: {'; '.join(changed)}.")
+        before = values
+    if settings and settings[0]["step"]:
+        sentences.append("The log says nothing of the steps before.")
+    return " ".join(sentences)
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -88,16 +125,15 @@ def tables(results: dict[str, Any]) -> str:
         f"{results['weights']:,} weights, {results['megabytes']} MB in all files{trained}; judged on "
         f"{results['photos']['val']} held-out photos.",
         "",
-        "Mean squared error of the predicted noise:",
+        *([text, ""] if (text := settings_text(training.get("settings", []))) else []),
+        "Mean squared error of the predicted noise, everything to fill:",
         "",
-        "| timesteps | plain | described | into holes | linear | linear, expected | each latent alone |",
-        "|---|---|---|---|---|---|---|",
+        *loss_table(results["loss"], WHOLE),
+        "",
+        "The same of partly known pictures, in the holes alone; last, of what the inpainting model is shown:",
+        "",
+        *loss_table(results["loss"], PARTLY),
     ]
-    keys = ("plain", "described", "inpaint", "linear", "linear_expected", "alone")
-    for row in results["loss"]:
-        lines.append(f"| {row['first']}-{row['last']} | " + " | ".join(f"{row[key]:.4f}" for key in keys) + " |")
-    mean = {key: sum(row[key] for row in results["loss"]) / len(results["loss"]) for key in keys}
-    lines.append("| all | " + " | ".join(f"{mean[key]:.4f}" for key in keys) + " |")
     lines += [
         "",
         "Filled holes of 5 to 60 % of the picture:",
@@ -107,6 +143,15 @@ def tables(results: dict[str, Any]) -> str:
     ]
     lines += [f"| {name} | {row['psnr']:.2f} | {row['lpips']:.4f} |" for name, row in results["inpainting"].items()]
     return "\n".join(lines)
+
+
+def loss_table(rows: list[dict[str, float]], columns: dict[str, str]) -> list[str]:
+    """Markdown: a row per hundred timesteps, and their mean."""
+    lines = [f"| timesteps | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        lines.append(f"| {row['first']}-{row['last']} | " + " | ".join(f"{row[key]:.4f}" for key in columns) + " |")
+    mean = {key: sum(row[key] for row in rows) / len(rows) for key in columns}
+    return [*lines, "| all | " + " | ".join(f"{value:.4f}" for value in mean.values()) + " |"]
 
 
 def _arguments() -> argparse.Namespace:

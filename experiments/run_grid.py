@@ -1,11 +1,13 @@
-"""Train a grid of runs: scenes x methods x seeds, as many at once as the memory holds.
+"""Train a grid of runs: scenes x methods x values of options x seeds, as many at once as the memory holds.
 
     python experiments/run_grid.py --scenes demo fern --methods base best --seeds 4 --data-root data --out runs/grid
     python experiments/run_grid.py --scenes demo --methods base --seeds 8 -- --iterations 1000 --downscale 2
+    python experiments/run_grid.py --scenes demo --methods g1 ipsm --vary g1-weight 0.02 0.06 0.2
 
 Runs with the same settings and sizes train in one program. Each leaves an ordinary run folder, and <out>/ledger.sqlite
 knows them all: a finished run is never done twice, and an interrupted grid goes on where it was with the same command.
-Options after -- go to every training. `report.py` makes tables and a page of the ledger.
+Options after -- go to every training (no pictures of pseudo views and no measuring in between: see those of a single
+training). `report.py` makes tables and a page of the ledger.
 
 On several hosts, each process trains batches of its own on its own devices. --out and the data have to be on storage
 that all of them see. Either the same command on each, process 0 being on HOST, or in a job of Slurm or Open MPI:
@@ -27,13 +29,15 @@ import sys
 from pathlib import Path
 
 from ablation import METHODS, options_of
+from grid.axes import vary
 from grid.cluster import ClusterError
 from grid.cluster import train_grid as train_on_ray
 from grid.execute import train_ready
 from grid.hosts import AUTOMATIC, Hosts, HostsError
 from grid.hosts import train_grid as train_on_hosts
 from grid.ledger import Ledger, LedgerError
-from grid.packing import Loader, free_memory, plan_work
+from grid.memory import free_memory
+from grid.packing import Loader, plan_work
 from grid.plan import Run, expand
 
 from ipsm_jax.train import check_device
@@ -47,13 +51,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=["base"], metavar="METHOD", help=" ".join(METHODS)
     )
+    parser.add_argument(
+        "--vary",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("OPTION", "VALUE"),
+        help="of the trainings, which each method is to have in turn (a switch: yes no); may be given several times",
+    )
     parser.add_argument("--depth", choices=["exact", "stereo", "maps", "network"])
     parser.add_argument("--depth-path", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/grid"))
     parser.add_argument(
-        "--memory", type=float, metavar="GIB", help="that a batch may take; default: 70 %% of what is free"
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="that a batch may take of each GPU, or of the host; default: 70 %% of what is free",
     )
     parser.add_argument("--most", type=int, metavar="RUNS", help="in a batch; default: as many as fit")
     hosts = parser.add_argument_group("several hosts")
@@ -72,6 +87,8 @@ def parse() -> argparse.Namespace:
     ray.add_argument("--cpus", type=int, help="that a batch asks for; default: a node's, or 1 where there are GPUs")
     parser.add_argument("extra", nargs="*", help="options for every training, after --")
     args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {args.seeds}")
     if args.ray and args.coordinator:
         parser.error("--ray and --coordinator are two ways to use several hosts: choose one")
     if args.coordinator is None and (args.process is not None or args.processes is not None):
@@ -88,6 +105,7 @@ def main() -> int:
     memory = None if args.memory is None else int(args.memory * 2**30)
     ledger = Ledger(args.out)
     try:
+        methods = vary(methods, args.vary)
         runs = expand(args.scenes, methods, range(args.seeds), args.extra, args.data_root, args.out)
         if args.coordinator is not None:
             hosts = Hosts(args.coordinator, args.processes, args.process, args.lost_after)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ipsm_jax.config import ConfigError, check_resumable, load_config, parse_command_line
+from ipsm_jax.training.recorder import read_log
 
 METRICS = {
     "psnr": ("PSNR", 2),
@@ -52,8 +53,7 @@ def train_once(folder: Path, scene: str, seed: int, data_root: Path | None, opti
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Figures of one finished run; peak_memory_gib is None where the system does not tell."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    last = [line for line in lines if "loss" in line][-1]
+    last = [line for line in read_log(folder) if "loss" in line][-1]
     metrics = json.loads((folder / "metrics.json").read_text())["mean"]
     return {
         **{name: metrics.get(name) for name in (*METRICS, "avge")},
@@ -63,7 +63,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def mean_and_deviation(values: Sequence[float | None], digits: int, sign: str = "") -> str:
+def mean_and_deviation(values: Sequence[float | None], digits: int, sign: str = "", between: str = " ± ") -> str:
     """'mean ± std' (of the sample; a single value has none), or 'not computed' if any is missing.
 
     Sign '+' shows that of positive means too.
@@ -72,7 +72,7 @@ def mean_and_deviation(values: Sequence[float | None], digits: int, sign: str = 
     if len(numbers) < len(values):
         return "not computed"
     mean = f"{np.mean(numbers):{sign}.{digits}f}"
-    return f"{mean} ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else mean
+    return f"{mean}{between}{np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else mean
 
 
 def table(results: list[dict[str, Any]], columns: dict[str, str]) -> str:

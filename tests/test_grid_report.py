@@ -15,18 +15,32 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from grid.ledger import Entry, Ledger
 from grid.page import write_page
 from grid.plan import expand
-from grid.tables import ALL, comma_separated, latex, markdown, rows_of
+from grid.tables import ALL, comma_separated, latex, markdown, mixed_versions, rows_of, told_apart
 
 from ipsm_jax.reporting.files import write_png
 
 sys.path.pop(0)
 
 
-def entry(scene, method, seed, psnr=None, *, state="finished", lpips=0.2, folder="nowhere", error=None):
+def entry(
+    scene,
+    method,
+    seed,
+    psnr=None,
+    *,
+    state="finished",
+    lpips=0.2,
+    folder="nowhere",
+    error=None,
+    config=None,
+    environment=None,
+):
     metrics = None if psnr is None else {"psnr": psnr, "ssim": 0.5, "lpips_vgg": lpips, "avge": 0.1}
     facts = {"gaussians": 40, "seconds_of_batch": 1.5}
     name = f"{scene}{method}{seed}"
-    return Entry(name, scene, method, seed, str(folder), {}, state, None, metrics, facts, error, "2026-01-01")
+    return Entry(
+        name, scene, method, seed, str(folder), config or {}, state, environment, metrics, facts, error, "2026-01-01"
+    )
 
 
 GRID = [
@@ -72,6 +86,59 @@ def test_markdown_latex_and_csv_hold_the_same_figures():
     table = list(csv.DictReader(io.StringIO(comma_separated(GRID))))
     assert [row["psnr"] for row in table] == ["20.0", "21.0", "23.0", "24.0", "18.0", "19.5", "22.0", ""]
     assert table[-1]["state"] == "planned" and table[3]["lpips_vgg"] == ""
+
+
+def test_a_row_is_not_the_mean_of_different_settings():
+    def settings(iterations, prior=None):
+        digest = {} if prior is None else {"prior_digest": prior}
+        folders = {"output": {"out": str(iterations)}, "data": {"scene": "x", "data_root": str(prior), "views": 3}}
+        return folders | {"seed": iterations, "optimization": {"iterations": iterations}} | digest
+
+    entries = [
+        entry("fern", "base", 0, 20.0, config=settings(100)),
+        entry("fern", "base", 0, 22.0, config=settings(200)),
+        entry("horns", "base", 0, 18.0, config=settings(200)),
+        entry("fern", "g1", 0, 24.0, config=settings(100)),
+        entry("fern", "g1", 0, 25.0, config=settings(100, "ab")),
+        entry("fern", "g1", 1, 26.0, config=settings(100, "ab")),
+        entry("fern", "sds", 0, 1.0, config=settings(100)),
+        entry("horns", "sds", 0, 2.0, config=settings(200)),  # a scene may have a preset of its own
+    ]
+    rows = {(row.scene, row.method): row.values.get("psnr") for row in rows_of(told_apart(entries))}
+    assert rows == {
+        ("fern", "base (iterations=100)"): [20.0],
+        ("fern", "base (iterations=200)"): [22.0],
+        ("fern", "g1 (prior_digest=unknown)"): [24.0],
+        ("fern", "g1 (prior_digest=ab)"): [25.0, 26.0],
+        ("fern", "sds"): [1.0],
+        ("horns", "base (iterations=200)"): [18.0],
+        ("horns", "sds"): [2.0],
+        (ALL, "base (iterations=100)"): None,
+        (ALL, "base (iterations=200)"): [20.0],
+        (ALL, "g1 (prior_digest=unknown)"): None,
+        (ALL, "g1 (prior_digest=ab)"): None,
+        (ALL, "sds"): [1.5],
+    }
+
+
+def test_a_row_of_several_versions_of_the_program_is_named(tmp_path):
+    def trained(scene, seed, git, version="1.0"):
+        environment = {"ipsm_jax": version, "git": git}
+        return entry(scene, "base", seed, 20.0 + seed, environment=environment, folder=tmp_path)
+
+    one, other = "a" * 40, "b" * 40 + "+"
+    assert (
+        mixed_versions(rows_of([trained("fern", 0, one), trained("fern", 1, one), entry("fern", "base", 2, 1.0)]))
+        is None
+    )
+    entries = [trained("fern", 0, other), trained("fern", 1, one), trained("horns", 0, None, "2.0")]
+    rows = rows_of(entries)
+    line = mixed_versions(rows)
+    assert line == (
+        "Runs of different versions of ipsm_jax are averaged here: fern base: 1.0 (aaaaaaaa), 1.0 (bbbbbbbb+); "
+        "all scenes base: 1.0 (aaaaaaaa), 1.0 (bbbbbbbb+), 2.0."
+    )
+    assert line in Page(write_page(tmp_path, entries, rows).read_text()).data
 
 
 class Page(HTMLParser):
@@ -124,6 +191,26 @@ def test_a_grid_can_be_moved_and_one_without_runs_has_no_report(tmp_path):
     assert ledger.entries()[0].folder == str(run.folder)
     (tmp_path / "here").rename(tmp_path / "there")
     assert Ledger(tmp_path / "there").entries()[0].folder == str(tmp_path / "there" / run.name)
+
+
+def test_the_report_tells_settings_and_versions_apart(tmp_path):
+    runs = expand(["demo"], {"base": []}, [0, 1], [], None, tmp_path)
+    runs += expand(["demo"], {"base": []}, [0], ["--dropout", "0.1"], None, tmp_path)
+    ledger = Ledger(tmp_path)
+    with ledger.locked():
+        for run, revision in zip(runs, "aba", strict=True):
+            ledger.plan(run)
+            environment = {"ipsm_jax": "1.0", "git": revision * 40}
+            ledger.change(run, "finished", environment=environment, metrics={"psnr": 20.0})
+    script = [sys.executable, Path(__file__).parents[1] / "experiments" / "report.py", tmp_path]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *_, same, other, empty, line = (tmp_path / "table.md").read_text().splitlines()
+    assert same.startswith("| demo | base (dropout=0.0) | 2 | ") and other.startswith(
+        "| demo | base (dropout=0.1) | 1 "
+    )
+    assert (empty, line.split(": ")[1:]) == ("", ["demo base (dropout=0.0)", "1.0 (aaaaaaaa), 1.0 (bbbbbbbb)."])
+    assert line in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("spoil", [False, True])

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from grid.execute import train_ready
 from grid.ledger import Ledger
-from grid.packing import Loader, free_memory, plan_work
+from grid.memory import free_memory
+from grid.packing import Loader, plan_work
 from grid.plan import Run
 from ipsm_jax.train import check_device
 from ipsm_jax.trained import EXPECTED_ERRORS
@@ -148,6 +149,8 @@ def plan_task(
     """Batches as hashes of their runs, each with the bytes that it is predicted to take."""
     _enter(folder)
     loader = Loader(_say)
+    for run in runs:
+        run.check_here()
     ready = [loader.ready(run) for run in runs]
     if memory is None:  # that of the host is shared by all tasks on it, that of a GPU is not
         memory = free_memory() // (1 if slots.options["num_gpus"] else slots.of_node)
@@ -161,6 +164,8 @@ def train_task(folder: str, batch: Sequence[Run], predicted: int) -> Changes:
     _say(f"training {', '.join(run.name for run in batch)}")
     changes, loader = Changes(), Loader(_say)
     try:
+        for run in batch:
+            run.check_here()
         train_ready([loader.ready(run) for run in batch], changes, predicted, _say)
     except (*EXPECTED_ERRORS, MemoryError) as error:
         settled = {change.run for change in changes if change.state in ("finished", "failed")}

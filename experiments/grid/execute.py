@@ -14,14 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from grid.ledger import Record
+from grid.memory import MemoryWatch
 from grid.packing import Ready
 from ipsm_jax.train import finish, start_folder
-from ipsm_jax.training.batch import BatchInfo, stack_given, stack_states, state_of
+from ipsm_jax.training.batch import BatchInfo, events_of, stack_given, stack_states, state_of
 from ipsm_jax.training.batch_loop import BrokenRunError, train_batch
 from ipsm_jax.training.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
+from ipsm_jax.training.density import DensityInfo
 from ipsm_jax.training.environment import describe_environment
 from ipsm_jax.training.progress import ProgressDisplay
-from ipsm_jax.training.recorder import Recorder, peak_memory_mib
+from ipsm_jax.training.recorder import Recorder
 from ipsm_jax.training.state import TrainState
 
 EVERY = 100
@@ -31,7 +33,8 @@ EVERY = 100
 def train_ready(batch: list[Ready], record: Record, predicted: int, say: Callable[[str], None]) -> list[Ready]:
     """Train runs together from where their folders are, finish each, and tell all of it for the ledger.
 
-    A run whose loss is not a number is failed, and the others go on without it from their last checkpoints.
+    A run whose loss is not a number, or that has no Gaussian left, is failed, and the others go on without it from
+    their last checkpoints.
 
     Returns:
       The runs that were finished.
@@ -41,7 +44,7 @@ def train_ready(batch: list[Ready], record: Record, predicted: int, say: Callabl
         facts = {"batch": [ready.run.hash for ready in remaining]}
         for ready in remaining:
             record.change(ready.run, "running", environment=describe_environment(ready.config.seed), facts=facts)
-        began = time.perf_counter()
+        began, memory = time.perf_counter(), MemoryWatch()
         try:
             states = _train(remaining, say)
         except BrokenRunError as error:
@@ -49,17 +52,17 @@ def train_ready(batch: list[Ready], record: Record, predicted: int, say: Callabl
             record.change(broken.run, "failed", error=str(error), facts=None)
             say(f"{broken.run.name} failed: {error}")
             continue
-        seconds = time.perf_counter() - began
+        seconds, taken = time.perf_counter() - began, memory.taken_mib()
         for index, ready in enumerate(remaining):
             finish(ready.config, ready.scene, state_of(states, index), Console(quiet=True))
-            facts = {
+            results = {
                 "runs_in_batch": len(remaining),
                 "seconds_of_batch": seconds,
                 "predicted_mib": predicted >> 20,
-                "peak_memory_mib": peak_memory_mib(),
+                "taken_mib": taken,
                 "gaussians": int(state_of(states, index).alive.sum()),
             }
-            record.change(ready.run, "finished", metrics=metrics_of(ready.run.folder), facts=facts, error=None)
+            record.change(ready.run, "finished", metrics=metrics_of(ready.run.folder), facts=results, error=None)
         break
     return remaining
 
@@ -84,17 +87,20 @@ def _train(batch: list[Ready], say: Callable[[str], None]) -> TrainState:
         task = bar.add_task("", total=config.optimization.iterations, completed=done, figures="compiling")
 
         def observe(states: TrainState, info: BatchInfo) -> None:
+            bar.update(task, completed=int(states.step), figures=f"PSNR {info.psnr.mean():.2f} dB")
+
+        def save(states: TrainState, info: BatchInfo) -> None:
             nonlocal done
             iteration, values = int(states.step), jax.device_get(info)
+            controlled = events_of(config).density[done + 1 : iteration + 1].any()
             for run, recorder in enumerate(recorders):
+                counts = DensityInfo(*(count[run] for count in values.density))
+                if controlled:
+                    recorder.densified(iteration, counts, states.alive.shape[1])
                 terms = {name: float(term[run]) for name, term in values.terms.items()}
-                figures = (float(values.loss[run]), float(values.psnr[run]), int(values.gaussians[run]))
+                figures = (float(values.loss[run]), float(values.psnr[run]), int(counts.alive))
                 recorder.advanced(iteration, iteration - done, *figures, terms)
             done = iteration
-            bar.update(task, completed=iteration, figures=f"PSNR {values.psnr.mean():.2f} dB")
-
-        def save(states: TrainState) -> None:
-            iteration = int(states.step)
             if iteration % config.output.checkpoint_every and iteration < config.optimization.iterations:
                 return
             for run, recorder in enumerate(recorders):

@@ -36,7 +36,8 @@ import jax
 
 from grid.execute import train_ready
 from grid.ledger import Ledger, LedgerError
-from grid.packing import Loader, Work, free_memory, plan_work
+from grid.memory import free_memory
+from grid.packing import Loader, Work, plan_work
 from grid.plan import Run
 from ipsm_jax.train import check_device
 from ipsm_jax.trained import EXPECTED_ERRORS
@@ -227,7 +228,7 @@ def _lead(
     memory = smallest_share(available) if memory is None else memory
     works = plan_work(ready, ledger.started(), memory, most, hosts.processes, hosts.say)
     shares = deal(works, hosts.processes)
-    hosts.publish(PLAN, [[[[r.run.hash for r in work.batch], work.predicted] for work in share] for share in shares])
+    hosts.publish(PLAN, [[_told(work) for work in share] for share in shares])
 
     def collect() -> list[str]:
         errors = []
@@ -253,10 +254,19 @@ def _lead(
 def _follow(hosts: Hosts, known: dict[str, Run]) -> None:
     """What the others do: their share."""
     loader = Loader(hosts.say)
-    for hashes, predicted in hosts.get(PLAN)[hosts.process]:
-        if unknown := set(hashes) - set(known):
-            raise HostsError(f"process 0 speaks of unknown runs {sorted(unknown)}: start all with the same command")
-        train_ready([loader.ready(known[name]) for name in hashes], hosts, predicted, hosts.say)
+    for folders, predicted in hosts.get(PLAN)[hosts.process]:
+        if unknown := set(folders) - set(known):
+            raise HostsError(
+                f"process 0 speaks of unknown runs {sorted(unknown)}: start all with the same command, the same "
+                "version of ipsm_jax and the same weights of the priors"
+            )
+        batch = [loader.ready(known[run].placed(folder)) for run, folder in folders.items()]
+        train_ready(batch, hosts, predicted, hosts.say)
+
+
+def _told(work: Work) -> tuple[dict[str, str], int]:
+    """A batch as the processes tell each other: names of the folders by hash, and the bytes predicted."""
+    return {ready.run.hash: ready.run.name for ready in work.batch}, work.predicted
 
 
 def deal(works: list[Work], parts: int) -> list[list[Work]]:

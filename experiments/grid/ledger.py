@@ -1,8 +1,8 @@
 """The ledger of a grid: one SQLite file that knows every run, its settings, its state, its circumstances and figures.
 
-A run is known by the hash of its settings. It is planned, running, finished or failed; what was running when the
-program was killed is taken up again. One program at a time writes: it holds a lock on the file beside the ledger,
-which the system gives back however the program ends.
+A run is known by the hash of its settings, whatever the method was called that it was first planned for. It is planned,
+running, finished or failed; what was running when the program was killed is taken up again. One program at a time
+writes: it holds a lock on the file beside the ledger, which the system gives back however the program ends.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from grid.identity import described, settings_of
 from grid.plan import Run
-from ipsm_jax.config import to_json
 
 NAME = "ledger.sqlite"
 STATES = ("planned", "running", "finished", "failed")
@@ -99,32 +99,51 @@ class Ledger:
         except sqlite3.Error as error:
             raise LedgerError(f"{self.path}: {error}") from error
 
-    def plan(self, run: Run) -> None:
-        """Enter a run that is not there yet; one that failed is to be tried again."""
-        row = (run.hash, run.scene, run.method, run.config.seed, str(run.folder), to_json(run.config).decode())
+    def plan(self, run: Run) -> Run:
+        """Enter a run that is not there yet; one that failed is to be tried again.
+
+        Returns:
+          The run in the folder where the ledger has it: it may have been planned under another name.
+        """
+        row = (run.hash, run.scene, run.method, run.config.seed, str(run.folder), described(run.config))
         with self._open() as database:
             database.execute(
                 "INSERT INTO runs (hash, scene, method, seed, folder, config, state, updated) VALUES (?,?,?,?,?,?,?,?) "
                 "ON CONFLICT(hash) DO UPDATE SET state = CASE state WHEN 'failed' THEN 'planned' ELSE state END",
                 (*row, "planned", _now()),
             )
+            (folder,) = database.execute("SELECT folder FROM runs WHERE hash = ?", (run.hash,)).fetchone()
+        return run.placed(Path(folder).name)
 
     def waiting(self, runs: list[Run], say: Callable[[str], None]) -> list[Run]:
-        """Enter all runs, and give those that are not finished."""
-        for run in runs:
-            self.plan(run)
+        """Enter all runs, and give those that are not finished, in the folders where the ledger has them."""
+        runs = [self.plan(run) for run in runs]
+        self._rename(runs, say)
         finished = {entry.hash for entry in self.entries() if entry.state == "finished"}
         waiting = [run for run in runs if run.hash not in finished]
         say(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished before")
         return waiting
+
+    def _rename(self, runs: list[Run], say: Callable[[str], None]) -> None:
+        """Give the newest name of a method to all its runs, whatever their seed: they belong into one row."""
+        names = {_known_by(run.scene, json.loads(described(run.config))): run.method for run in runs}
+        renamed: dict[tuple[str, str], None] = {}  # in their order
+        with self._open() as database:
+            for entry in self.entries():
+                name = names.get(_known_by(entry.scene, entry.config), entry.method)
+                if name != entry.method:
+                    database.execute("UPDATE runs SET method = ? WHERE hash = ?", (name, entry.hash))
+                    renamed[entry.method, name] = None
+        for old, new in renamed:
+            say(f"{old!r} has the settings of {new!r}: its runs stay in their folders, and are listed as {new!r} now")
 
     def started(self) -> dict[str, tuple[str, ...]]:
         """For each run that was started and has not ended, all runs of its batch: they go on together.
 
         How many runs a program trains decides about its rounding, and together they are where they were.
         """
-        entries = [entry for entry in self.entries() if entry.state in ("planned", "running") and entry.facts]
-        return {entry.hash: tuple(entry.facts["batch"]) for entry in entries}
+        entries = [entry for entry in self.entries() if entry.state in ("planned", "running")]
+        return {entry.hash: tuple(entry.facts["batch"]) for entry in entries if entry.facts}
 
     def change(self, run: Run, state: str, **values: Any) -> None:
         """A run's new state, and whatever else is new: environment, metrics, facts (JSON), error (text)."""
@@ -158,13 +177,19 @@ class Ledger:
         entries = []
         for row in rows:
             entry = Entry(*row)
-            # Beside the ledger, wherever that is now and whatever the folder was called from.
-            entry = entry._replace(folder=str(self.path.parent / Path(entry.folder).name))
+            # Beside the ledger, wherever that is now and whatever the folder was called from; the scene counts by name.
+            folder = self.path.parent / Path(entry.folder).name
+            entry = entry._replace(folder=str(folder), scene=Path(entry.scene).name)
             parsed = {
                 k: json.loads(v) for k in ("config", "environment", "metrics", "facts") if (v := getattr(entry, k))
             }
             entries.append(entry._replace(**parsed))
         return entries
+
+
+def _known_by(scene: str, config: dict[str, Any]) -> str:
+    """What the runs of a row have in common."""
+    return json.dumps([Path(scene).name, settings_of(config)], sort_keys=True)
 
 
 def _now() -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,9 +17,6 @@ from ipsm_jax.training.batch_loop import predicted_bytes
 from ipsm_jax.training.prepare_regularization import check_requirements, prepare_regularization
 from ipsm_jax.training.setup import first_state, load_scene_from_config, training_views
 from ipsm_jax.training.state import TrainState
-
-SHARE_OF_MEMORY = 0.7
-"""Of what is free, which a batch may take unless told otherwise."""
 
 
 class Ready(NamedTuple):
@@ -144,15 +139,3 @@ def divide(group: list[Ready], memory: int, most: int | None = None) -> tuple[li
 def together(batch: list[Ready]) -> tuple[Batch, TrainState]:
     """What the runs are trained on, and their first states."""
     return stack_given([ready.given for ready in batch]), stack_states([ready.start for ready in batch])
-
-
-def free_memory() -> int:
-    """Bytes that batches may take by default: `SHARE_OF_MEMORY` of what the device has, or of what is free here."""
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics and "bytes_limit" in statistics:
-        return int(SHARE_OF_MEMORY * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
-    table = Path("/proc/meminfo")
-    if table.is_file():
-        lines = dict(line.split(":", 1) for line in table.read_text().splitlines())
-        return int(SHARE_OF_MEMORY * int(lines["MemAvailable"].split()[0]) * 1024)
-    return int(SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from grid.ledger import STATES, Entry
-from grid.tables import METRICS, Row, best_of, cell
+from grid.tables import METRICS, Row, best_of, cell, mixed_versions
 from ipsm_jax.reporting.files import atomic_write
 from ipsm_jax.reporting.html_style import CSS
 from ipsm_jax.training.recorder import read_log
@@ -59,6 +59,8 @@ def write_page(folder: Path, entries: Sequence[Entry], rows: Sequence[Row]) -> P
         if e.state == "failed"
     ]
     parts += ["<h2>Figures</h2>", _table(rows)]
+    if (warning := mixed_versions(rows)) is not None:
+        parts.append(f'<p class="soft">{html.escape(warning)}</p>')
     plots = {"figures.png": plot_figures(rows), "curves.png": plot_curves(entries)}
     for name, figure in plots.items():
         with atomic_write(folder / name) as temporary:
@@ -159,7 +161,7 @@ def plot_curves(entries: Sequence[Entry]) -> plt.Figure:
     """PSNR of the training views over iterations, a line per run, a color per method, a picture per scene."""
     scenes, methods = (list(dict.fromkeys(getattr(entry, name) for entry in entries)) for name in ("scene", "method"))
     figure, axes = plt.subplots(1, len(scenes), figsize=(4.6 * len(scenes), 3.2), squeeze=False, layout="constrained")
-    colors = dict(zip(methods, plt.cm.tab10.colors * len(methods), strict=False))
+    colors = {method: f"C{i % 10}" for i, method in enumerate(methods)}
     for axis, scene in zip(axes[0], scenes, strict=True):
         for entry in (entry for entry in entries if entry.scene == scene):
             points = [(line["iteration"], line["psnr"]) for line in read_log(Path(entry.folder)) if "psnr" in line]

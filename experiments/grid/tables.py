@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from runs import mean_and_deviation
 
+from grid.identity import settings_of
 from grid.ledger import Entry
 
 METRICS = {
@@ -30,6 +32,7 @@ class Row(NamedTuple):
       values: by metric, one for each seed; an average has the seeds that every scene has.
       seeds: of the values.
       unfinished: how many of its runs are not finished.
+      versions: of the program that trained the finished ones, each once.
     """
 
     scene: str
@@ -37,6 +40,29 @@ class Row(NamedTuple):
     values: dict[str, list[float]]
     seeds: list[int]
     unfinished: int
+    versions: list[str]
+
+
+def told_apart(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries of the same method with different settings get names that say so: "base (iterations=1000)".
+
+    A prior with other weights is another setting too. Otherwise one row would be the mean of different things. What
+    differs on one scene is named on all, so that the average finds the same names.
+    """
+    settings = [settings_of(entry.config) for entry in entries]
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry, own in zip(entries, settings, strict=True):
+        rows.setdefault((entry.method, entry.scene), []).append(own)
+    differing: dict[str, dict[str, None]] = {}
+    for (method, _), row in rows.items():
+        names = dict.fromkeys(name for own in row for name in own)
+        several = {name: None for name in names if any(own.get(name) != row[0].get(name) for own in row)}
+        differing[method] = differing.get(method, {}) | several
+    named = []
+    for entry, own in zip(entries, settings, strict=True):
+        parts = [f"{name}={own.get(name, 'unknown')}" for name in differing[entry.method]]
+        named.append(entry._replace(method=f"{entry.method} ({', '.join(parts)})" if parts else entry.method))
+    return named
 
 
 def rows_of(entries: Sequence[Entry]) -> list[Row]:
@@ -60,10 +86,18 @@ def _row(scene: str, method: str, entries: list[Entry]) -> Row:
     done = [entry for entry in entries if entry.state == "finished" and entry.metrics is not None]
     values = {}
     for name in METRICS:
-        found = [entry.metrics.get(name) for entry in done if entry.metrics is not None]
-        if found and None not in found:
+        found = [value for entry in done if entry.metrics and (value := entry.metrics.get(name)) is not None]
+        if found and len(found) == len(done):
             values[name] = found
-    return Row(scene, method, values, [entry.seed for entry in done], len(entries) - len(done))
+    versions = dict.fromkeys(_version(entry.environment) for entry in done if entry.environment)
+    return Row(scene, method, values, [entry.seed for entry in done], len(entries) - len(done), sorted(versions))
+
+
+def _version(environment: Mapping[str, Any]) -> str:
+    """Of the package, with the revision of its sources where these are known; + if they were changed."""
+    revision = environment["git"] or ""
+    short = revision[:8] + ("+" if revision.endswith("+") else "")
+    return f"{environment['ipsm_jax']} ({short})" if short else environment["ipsm_jax"]
 
 
 def _average(method: str, rows: list[Row], scenes: int) -> Row:
@@ -74,7 +108,14 @@ def _average(method: str, rows: list[Row], scenes: int) -> Row:
         for name in METRICS
         if common and all(name in row.values for row in rows)
     }
-    return Row(ALL, method, values, common, sum(row.unfinished for row in rows))
+    versions = sorted({version for row in rows for version in row.versions})
+    return Row(ALL, method, values, common, sum(row.unfinished for row in rows), versions)
+
+
+def mixed_versions(rows: Sequence[Row]) -> str | None:
+    """A line on the rows whose runs are of several versions of the program; None if there are none."""
+    mixed = [f"{row.scene} {row.method}: {', '.join(row.versions)}" for row in rows if len(row.versions) > 1]
+    return f"Runs of different versions of ipsm_jax are averaged here: {'; '.join(mixed)}." if mixed else None
 
 
 def best_of(rows: Sequence[Row], row: Row, name: str) -> bool:
@@ -87,9 +128,7 @@ def cell(row: Row, name: str, between: str) -> str:
     """'mean ± std', without ± for a single seed, or a dash where a figure is missing."""
     if name not in row.values:
         return "-"
-    values, digits = row.values[name], METRICS[name][1]
-    text = f"{np.mean(values):.{digits}f}"
-    return f"{text}{between}{np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else text
+    return mean_and_deviation(row.values[name], METRICS[name][1], between=between)
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -130,7 +169,7 @@ def comma_separated(entries: Sequence[Entry]) -> str:
     """CSV, a line per run, every figure in full."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    facts = ("gaussians", "seconds_of_batch", "runs_in_batch", "predicted_mib", "peak_memory_mib")
+    facts = ("gaussians", "seconds_of_batch", "runs_in_batch", "predicted_mib", "taken_mib")
     writer.writerow(["scene", "method", "seed", "state", *METRICS, *facts, "hash", "folder"])
     for entry in entries:
         metrics, known = entry.metrics or {}, entry.facts or {}

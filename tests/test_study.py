@@ -1,21 +1,31 @@
 """The study of SDS against IPSM: its verdicts, its tables from what is written, and a tiny one from end to end."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_embedded import write_embedded_prior
-from tiny_run import write_scene
+from tiny_run import tiny_gaussians, write_scene
 
+from ipsm_jax.config import ConfigError
 from ipsm_jax.config.regularization import WEIGHTS
+from ipsm_jax.metrics.perceptual import load_lpips
+from ipsm_jax.training.batch import stack_states
+from ipsm_jax.training.lock import locked
+from ipsm_jax.training.state import init_state
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import sds_vs_ipsm
 from study.claims import CLAIMS, judge
 from study.methods import METHODS, Study
+from study.progress import load_progress, load_states, save_progress
 from study.report import write_study
+from study.trainings import measure
 
 sys.path.pop(0)
 
@@ -25,12 +35,12 @@ LOOKS = [
 ]
 
 
-def write_batch(folder, method, gain):
+def write_batch(folder, method, gain, **facts):
     looks = [look | {"iteration": 10 * (k + 1), "gaussians": [40, 50]} for k, look in enumerate(LOOKS)]
     looks[-1] = looks[-1] | {"psnr": [20.0 + gain, 21.0 + gain + 0.01]}
     result = {"seeds": 2, "prior": "embedded", "iterations": 20, "width": 8, "height": 6, "points": "7 points."}
-    result |= {"guidance_weights": {"sds": 2.0, "g1": 0.2, "g2": 2.0}, "looks": looks, "seconds": 12.0}
-    (folder / method).mkdir(parents=True)
+    result |= {"guidance_weights": {"sds": 2.0, "g1": 0.2, "g2": 2.0}, "looks": looks, "seconds": 12.0, **facts}
+    (folder / method).mkdir(parents=True, exist_ok=True)
     (folder / method / "result.json").write_text(json.dumps(result))
 
 
@@ -62,11 +72,21 @@ def test_tables_and_curves_come_from_what_is_written(tmp_path, monkeypatch):
     text = write_study(tmp_path, ["fern"], list(METHODS))
     assert (tmp_path / "study.md").read_text() == text
     assert "| Base | 20.51 ± 0.71 | 0.650 ± 0.071 | 0.250 ± 0.071 | 0.150 ± 0.071 |  | 45 | 12 |" in text
-    assert "| SDS, guidance 7.5 | 19.51 ± 0.71 |" in text and "| -1.00 ± 0.00 | 45 | 12 |" in text
+    assert "| SDS, guidance 7.5 | 19.51 ± 0.71 |" in text and "| -1.00 ± 0.00 * | 45 | 12 |" in text
     assert "| SDS makes Base worse | +0.20 | +1.00 ± 0.00 | yes |" in text
     assert "G1 improves Base" not in text  # not trained
     assert "8x6 pixels, 20 iterations, 2 seeds in one program, prior embedded, weights sds 2, g1 0.2, g2 2" in text
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_it_is_said_where_the_papers_sign_leaves_nothing_but_sds(tmp_path, monkeypatch):
+    monkeypatch.setattr("study.report.modes_picture", lambda *_: [[[0.0, 0.0, 0.0]]])
+    for weights, said in (({"sds": 2, "g1": 0.2, "g2": 2}, False), ({"sds": 0.02, "g1": 0.06, "g2": 0.06}, True)):
+        write_batch(tmp_path / "fern", "base", 0.0)
+        write_batch(tmp_path / "fern", "ipsm-paper-sign", 0.0, guidance_weights=weights)
+        text = write_study(tmp_path, ["fern"], list(METHODS))
+        assert ("what is left is SDS with weight 0.06" in text) == said
+        assert "+0.00 ± 0.00 |" in text  # no star
 
 
 def test_time_is_scaled_to_few_iterations():
@@ -101,14 +121,109 @@ def compiled_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+def run_study(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["sds_vs_ipsm.py", *map(str, arguments)])
+    return sds_vs_ipsm.main()
+
+
+def few_photos(folder, count):
+    write_scene(folder)
+    np.save(folder / "poses_bounds.npy", np.load(folder / "poses_bounds.npy")[:count])
+    for photo in sorted((folder / "images").iterdir())[count:]:
+        photo.unlink()
+    return folder
+
+
+def refusals(tmp_path):
+    """Arguments, and words of the sentence that answers them."""
+    noise = f"{write_scene(tmp_path / 'noise')}:1"
+    (tmp_path / "file").write_text("no folder")
+    stable = ("--prior", "stable-diffusion", "--prompt", "noise")
+    return [
+        (("--scenes", "nowhere:4", "--data-root", tmp_path), r"nowhere"),
+        (
+            ("--scenes", "fern:8", "--data-root", tmp_path / "missing"),
+            r"missing.*no such folder|missing.*does not exist",
+        ),
+        (("--scenes", noise, *stable), r"Stable Diffusion.*--prior embedded"),
+        (("--scenes", noise, *stable, "--prior-path", tmp_path / "wrong"), r"wrong.*--prior embedded"),
+        (
+            ("--scenes", noise, "--prior", "stable-diffusion", "--prior-path", tmp_path),
+            r"needs to know what the photos",
+        ),
+        (("--scenes", noise, "--prior-path", tmp_path / "wrong"), r"embedded prior in .*wrong is incomplete"),
+        (("--scenes", noise, "--prompt", "noise"), r"understands no words"),
+        (("--scenes", f"{few_photos(tmp_path / 'three', 3)}:1"), r"no views are left to measure: all 3 photos train"),
+        (("--scenes", f"{noise[:-2]}:3"), r"LPIPS .* at least 16 pixels a side, got 13x11"),
+        (("--scenes", noise, "--init", tmp_path / "no.ply"), r"no\.ply"),
+        (("--scenes", noise, "--seeds", "0"), r"--seeds must be at least 1, got 0"),
+        (("--scenes", noise, "--seeds", "-2"), r"--seeds must be at least 1, got -2"),
+        (("--scenes", noise, "--iterations", "0"), r"--iterations must be at least 10.*got 0"),
+        (("--scenes", noise, "--iterations", "-5"), r"--iterations must be at least 10.*got -5"),
+        (("--scenes", noise, "--out", tmp_path / "file"), r"--out .*file cannot be written to"),
+        (("--scenes", noise, "--out", tmp_path / "file" / "below"), r"--out .*below cannot be written to"),
+        (("--scenes", noise, f"{tmp_path}/other/noise:1"), r"two scenes have the same name"),
+        (("--scenes", "fern"), r"a scene is name:downscale"),
+        (("--scenes", noise, "nowhere:4"), r"nowhere"),  # the second one, before the first is trained
+    ]
+
+
+@pytest.mark.usefixtures("own_caches")
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for variable in ("IPSM_JAX_PRIORS", "IPSM_JAX_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(sds_vs_ipsm, "train_and_measure", None)
+    for arguments, words in refusals(tmp_path):
+        assert run_study(monkeypatch, "--init", "random", *arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and re.search(words, error, re.DOTALL), error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_two_studies_do_not_work_in_one_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sds_vs_ipsm, "train_and_measure", None)
+    with locked(tmp_path):
+        assert run_study(monkeypatch, "--out", tmp_path) == 2
+    assert "another training is working in" in (said := capsys.readouterr().err) and "another --out" in said
+
+
+def test_the_study_needs_lpips_and_says_so_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("study.trainings.load_lpips", lambda network: load_lpips(network, tmp_path))
+    monkeypatch.setattr(sds_vs_ipsm, "train_and_measure", None)
+    for tuned in ((), ("--tune",)):
+        assert run_study(monkeypatch, "--scenes", f"{tmp_path}:1", "--out", tmp_path / "out", *tuned) == 2
+        assert "LPIPS weights not found" in capsys.readouterr().err
+
+
+def test_progress_is_read_as_it_was_saved(tmp_path):
+    gaussians, alive = tiny_gaussians()
+    states = stack_states([init_state(jax.random.key(seed), gaussians, alive) for seed in (3, 5)])
+    assert load_progress(tmp_path) is None
+    said = {"looks": [{"psnr": [0.1, 1 / 3]}], "weights": None}
+    save_progress(tmp_path, states._replace(step=jnp.int32(7)), said)
+    assert load_progress(tmp_path) == said
+    found = load_states(tmp_path, states)
+    assert int(found.step) == 7
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(states._replace(step=jnp.int32(7))), strict=True):
+        assert a.dtype == b.dtype
+        same = jax.random.key_data if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key) else np.asarray
+        np.testing.assert_array_equal(same(a), same(b))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    for read in (load_progress, lambda folder: load_states(folder, states)):
+        with pytest.raises(ConfigError, match=r"progress\.safetensors is damaged .* remove it"):
+            read(tmp_path)
+
+
 @pytest.mark.usefixtures("own_caches", "compiled_quickly")
 def test_a_tiny_study_trains_measures_and_is_not_done_again(tmp_path, monkeypatch, capsys):
     scene = write_scene(tmp_path / "noise")
     prior = write_embedded_prior(tmp_path)
-    arguments = ["sds_vs_ipsm.py", "--scenes", f"{scene}:1", "--seeds", "2", "--iterations", "20", "--init", "random"]
-    arguments += ["--methods", "base", "ipsm", "--prior-path", str(prior), "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", arguments)
-    sds_vs_ipsm.main()
+    arguments = ["--scenes", f"{scene}:1", "--seeds", "2", "--iterations", "20", "--init", "random"]
+    arguments += ["--methods", "base", "ipsm", "--prior-path", prior, "--out", tmp_path / "out"]
+    assert run_study(monkeypatch, *arguments) == 0
     results = {m: json.loads((tmp_path / "out/noise" / m / "result.json").read_text()) for m in ("base", "ipsm")}
     for result in results.values():
         assert [look["iteration"] for look in result["looks"]] == list(range(2, 21, 2))
@@ -118,11 +233,30 @@ def test_a_tiny_study_trains_measures_and_is_not_done_again(tmp_path, monkeypatc
     assert same[0] == pytest.approx(same[1], abs=1e-3)  # no pseudo view yet
     assert results["base"]["looks"][-1]["psnr"] != results["ipsm"]["looks"][-1]["psnr"]
     assert (tmp_path / "out/modes_noise.png").exists()
-    capsys.readouterr()
-    sds_vs_ipsm.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(re.match(r"  \d+/20  PSNR \S+ \S+ dB", line) is not None for line in lines) == 20
+    assert run_study(monkeypatch, *arguments) == 0
     assert capsys.readouterr().out.count("is finished") == 2
-    monkeypatch.setattr(sys, "argv", [*arguments, "--iterations", "10"])
-    with pytest.raises(SystemExit, match="iterations 20 -> 10"):
-        sds_vs_ipsm.main()
-    with pytest.raises(SystemExit, match="a scene is name:downscale"):
-        sds_vs_ipsm.parse_scene("fern")
+    assert run_study(monkeypatch, *arguments, "--iterations", "10") == 2
+    assert "iterations 20 -> 10" in capsys.readouterr().err
+
+    # Stopped while it is measured after iteration 12, and taken up: the same to the last bit.
+    def stopped(scene, config, state, figures):
+        if int(state.step) == 12:
+            raise KeyboardInterrupt
+        return measure(scene, config, state, figures)
+
+    arguments += ["--methods", "ipsm", "--out", tmp_path / "again"]
+    with monkeypatch.context() as patch:
+        patch.setattr("study.trainings.measure", stopped)
+        assert run_study(monkeypatch, *arguments) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    folder = tmp_path / "again/noise/ipsm"
+    assert [path.name for path in folder.iterdir()] == ["progress.safetensors"]
+    assert run_study(monkeypatch, *arguments, "--iterations", "30") == 2
+    assert "iterations 20 -> 30" in capsys.readouterr().err
+    (folder / ".progress.0123456789ab.tmp.safetensors").touch()  # as a kill while it is written leaves it
+    assert run_study(monkeypatch, *arguments) == 0
+    assert "going on after iteration 10" in capsys.readouterr().out
+    assert json.loads((folder / "result.json").read_text())["looks"] == results["ipsm"]["looks"]
+    assert not list(folder.glob("*.safetensors"))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from model_files import diffusion_files, digest_of
 from published import PUBLISHED, Published
 
 from ipsm_jax.config import GuidanceConfig, OptimizationConfig, PseudoViewConfig, TrainConfig, preset_settings
 from ipsm_jax.config.regularization import GuidanceWeights, Prior
-from ipsm_jax.priors.embedded.load import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,16 @@ METHODS = {
     "ipsm-paper-sign": Method("G1 + G2 [P]", GuidanceConfig("ipsm", g2_sign="paper")),
 }
 """By the names that ablation.py has for them."""
+
+SCHEDULE = (
+    "Schedule: shortened like the training, from the published 10 000 iterations, are the pseudo views (in iterations "
+    "0.2 to 0.95 of all, ramped over 0.05), the degree of the harmonics (rises every 0.05), the beginning of density "
+    "control (0.05), and the falling learning rate of the means. Density control then works as published: every 100 "
+    "iterations, for its threshold is made for means of gradients over that many, removing transparent Gaussians from "
+    "iteration 600 and unpooling until 2 000; so do the other learning rates. Opacities are never reset: the published "
+    "reset comes with the first pseudo view. All of this is the same for all methods."
+)
+"""What is scaled to the number of iterations and what is not; study.md says it."""
 
 
 def published(method: str) -> Published | None:
@@ -66,19 +75,20 @@ class Study:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What decides about the diffusion models: results of other ones are not these."""
+        """What decides about the diffusion models: results of other ones are not these.
+
+        Raises:
+          PriorError: the embedded models are not where they should be.
+        """
         if self.prior != "embedded":
             return {"prior": self.prior, "prior_path": str(self.prior_path), "prompt": self.prompt}
-        folder = self.prior_path or WEIGHTS
-        files = [path for part in ("scheduler", "unet", "vae") for path in sorted((folder / part).glob("*"))]
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-        return {"prior": self.prior, "prior_digest": digest[:16]}
+        return {"prior": self.prior, "prior_digest": digest_of(diffusion_files(self.prior, self.prior_path))}
 
     def config(self, scene: str, downscale: int, guidance: GuidanceConfig) -> TrainConfig:
-        """Settings of a training: the scene's preset, with everything in time scaled to so few iterations.
+        """Settings of a training: the scene's preset, with its schedule shortened as far as `SCHEDULE` says.
 
-        Pseudo views come in iterations 0.2 to 0.95 of all, ramped over 0.05, as published; harmonics rise and density
-        control begins after 0.05. Opacities are not reset: the published reset comes with the first pseudo view.
+        Raises:
+          ConfigError: options that cannot be used, or do not go together.
         """
         own, published = preset_settings("", scene), PseudoViewConfig()
         share = self.iterations / OptimizationConfig.iterations

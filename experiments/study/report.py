@@ -18,8 +18,8 @@ from runs import mean_and_deviation
 
 from ipsm_jax.reporting.files import atomic_write, write_png
 from ipsm_jax.reporting.pictures import strip
-from study.claims import CLAIMS, judge
-from study.methods import METHODS, published
+from study.claims import CLAIMS, LEVEL, judge
+from study.methods import METHODS, SCHEDULE, published
 
 COLUMNS = {
     "psnr": ("PSNR", 2),
@@ -30,6 +30,11 @@ COLUMNS = {
 """Figures by name: title and digits."""
 COLORS = dict(zip(METHODS, ("#444444", "#e08214", "#b2182b", "#7fbf7b", "#1b7837", "#762a83"), strict=True))
 """Of the methods, in all pictures."""
+
+TESTS = (
+    f"Differences are taken seed by seed. A star, like a verdict, is a paired t test's at {LEVEL:.0%}, each for "
+    f"itself: one in {1 / LEVEL:.0f} tells a difference where there is none."
+)
 
 Results = dict[str, dict[str, dict[str, Any]]]
 """result.json by scene and method."""
@@ -50,7 +55,7 @@ def read_results(folder: Path, scenes: Sequence[str], methods: Sequence[str]) ->
 def write_study(folder: Path, scenes: Sequence[str], methods: Sequence[str]) -> str:
     """Write study.md, curves.png and modes_<scene>.png; returns the text of study.md."""
     results = read_results(folder, scenes, methods)
-    parts = [published_table(methods)]
+    parts = [published_table(methods), SCHEDULE, TESTS]
     for scene, batches in results.items():
         parts += [f"## {scene}", facts(batches), figures_table(batches), claims_table(batches)]
         write_png(folder / f"modes_{scene}.png", modes_picture(folder, scene, list(batches)))
@@ -65,7 +70,7 @@ def write_study(folder: Path, scenes: Sequence[str], methods: Sequence[str]) -> 
 
 
 def figures_table(batches: dict[str, dict[str, Any]]) -> str:
-    """Markdown: figures at the end of training, mean ± std over seeds, and the difference to Base, seed by seed."""
+    """Markdown: figures at the end of training, mean ± std over seeds, and the difference to Base, starred if told."""
     titles = ["method", *(title for title, _ in COLUMNS.values()), "PSNR - Base", "Gaussians", "seconds"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for method, result in batches.items():
@@ -75,7 +80,8 @@ def figures_table(batches: dict[str, dict[str, Any]]) -> str:
         difference = ""
         if method != "base" and "base" in batches:
             base = batches["base"]["looks"][-1]["psnr"]
-            difference = mean_and_deviation(np.subtract(last["psnr"], base).tolist(), 2, "+")
+            verdict = judge(last["psnr"], base)
+            difference = mean_and_deviation(verdict.gains, 2, "+") + (" *" if verdict.told else "")
         cells += [difference, f"{np.mean(last['gaussians']):.0f}", f"{result['seconds']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -97,8 +103,8 @@ def published_table(methods: Sequence[str]) -> str:
 
 
 def claims_table(batches: dict[str, dict[str, Any]]) -> str:
-    """Markdown: what the paper says of each pair of methods, what is seen here, and whether that agrees."""
-    lines = ["| the paper | its PSNR | here | agrees |", "|---|---|---|---|"]
+    """Markdown: what paper and code say of each pair of methods, what is seen here, and whether that agrees."""
+    lines = ["| claim | the paper's PSNR | here | agrees |", "|---|---|---|---|"]
     for claim in CLAIMS:
         if claim.better not in batches or claim.worse not in batches:
             continue
@@ -117,7 +123,20 @@ def facts(batches: dict[str, dict[str, Any]]) -> str:
     return (
         f"{first['width']}x{first['height']} pixels, {first['iterations']} iterations, {first['seeds']} seeds in one "
         f"program, prior {first['prior']}, weights {weights}. Seconds are of all seeds together, without measuring. "
-        f"{first['points']}"
+        f"{first['points']}{_what_cancels(batches)}"
+    )
+
+
+def _what_cancels(batches: dict[str, dict[str, Any]]) -> str:
+    """The paper's sign makes G1 and G2 of equal weights g (e_i - e) + g (e_p - e_i) = g (e_p - e), which is SDS."""
+    if (result := batches.get("ipsm-paper-sign")) is None:
+        return ""
+    weights = result["guidance_weights"]
+    if weights["g1"] != weights["g2"]:
+        return ""
+    return (
+        f" With equal weights, the inpainting model cancels out of {METHODS['ipsm-paper-sign'].title}: what is left is "
+        f"SDS with weight {weights['g1']:g}, ramped."
     )
 
 
@@ -140,7 +159,8 @@ def curves(results: Results) -> Figure:
             axis.set_xlabel("iteration", fontsize=8)
             axis.tick_params(labelsize=8)
             axis.grid(alpha=0.2)
-    axes[0][0].legend(fontsize=7)
+    handles = {line.get_label(): line for axis in axes[:, 0] for line in axis.get_lines()}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles) or 1, fontsize=8)
     return figure
 
 

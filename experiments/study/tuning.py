@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from runs import mean_and_deviation
 
-from ipsm_jax.config import GuidanceConfig
 from study.methods import METHODS, Study
-from study.trainings import finished, start_of, train_and_measure
+from study.trainings import finished, load_checked, start_of, train_and_measure
 
 WEIGHTS = (0.02, 0.06, 0.2, 0.6, 2.0, 6.0)
 """Compared for each term; 0.2 and 2 are the published ones of G1 and of SDS and G2."""
@@ -21,7 +20,8 @@ def tune(study: Study, scene: str, downscale: int, seeds: int, folder: Path) -> 
 
     SDS alone at both guidance scales; G1 alone; then G2 of both signs, beside G1 at its best weight by PSNR.
     """
-    start = start_of(study.config(scene, downscale, GuidanceConfig()), range(seeds))
+    base_config, *configs = [study.config(scene, downscale, METHODS[method].guidance) for method in METHODS]
+    start = start_of(base_config, load_checked([base_config, *configs]), range(seeds))
     rows: list[str] = []
     base = _batch(study, start, scene, downscale, "base", None, folder, seeds)
     rows.append(_row("Base", None, base["looks"][-1], range(seeds)))

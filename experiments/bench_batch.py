@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sds_vs_ipsm import parse_scene
+from sds_vs_ipsm import check_writable, parse_scenes
 from study.methods import METHODS, Study
-from study.trainings import Start, measure, start_of
+from study.trainings import Start, load_checked, measure, start_of
 
-from ipsm_jax.config import TrainConfig
+from ipsm_jax.config import ConfigError, TrainConfig
 from ipsm_jax.reporting.files import write_json
+from ipsm_jax.trained import EXPECTED_ERRORS
 from ipsm_jax.training.batch import BatchInfo, Given, shared, stack_states, state_of
 from ipsm_jax.training.batch_loop import train_batch
-from ipsm_jax.training.loop import train
+from ipsm_jax.training.loop import Unobserved, train
 from ipsm_jax.training.prepare_regularization import prepare_regularization
 from ipsm_jax.training.regularization import Regularization
 from ipsm_jax.training.state import TrainState
@@ -36,16 +38,11 @@ EARLY = 99
 """Iterations after which only rounding may have told them apart; density control follows the next one."""
 
 
-class Silent:
-    """An observer of a single run that keeps the state after `EARLY` iterations."""
+class Early(Unobserved):
+    """Keeps the state of a single run after `EARLY` iterations."""
 
     def __init__(self) -> None:
         self.early: TrainState | None = None
-
-    def advanced(self, *_: Any) -> None:
-        """Nothing to tell."""
-
-    densified = evaluate = diagnose = show = advanced
 
     def save(self, state: TrainState) -> None:
         """Asked for after every `EARLY` iterations."""
@@ -61,7 +58,7 @@ def one_by_one(
     config = dataclasses.replace(config, output=output)
     early, last, began = [], [], time.perf_counter()
     for state in start.states:
-        observer = Silent()
+        observer = Early()
         last.append(train(config, start.views, jax.tree.map(jnp.copy, state), observer, regularization=regularization))
         assert observer.early is not None
         early.append(observer.early)
@@ -97,23 +94,46 @@ def difference(one: TrainState, other: TrainState) -> float:
     return float(np.sqrt(sum(np.sum((a - b) ** 2) for a, b in pairs) / sum(np.sum(a**2) for a, _ in pairs)))
 
 
-def main() -> None:
+def main() -> int:
+    """Run the command; returns the exit code: 0, or 2 for unusable input."""
+    try:
+        print(table(compare(args := _arguments()), args.iterations))
+    except EXPECTED_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scene", default="demo:2", help="name:downscale")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["base", "ipsm"], metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=500)
+    parser.add_argument("--init", default="auto", help="starting points, as in ipsm-jax train")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/batch"))
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train both ways, each twice, and measure; writes batch.json after each method.
+
+    Raises:
+      one of `EXPECTED_ERRORS`: unusable input; the message is meant for the person.
+    """
     if args.iterations <= EARLY:
-        parser.error(f"--iterations must be more than {EARLY}")
-    scene, downscale = parse_scene(args.scene)
-    study = Study(iterations=args.iterations, data_root=args.data_root)
+        raise ConfigError(f"--iterations must be more than {EARLY}, got {args.iterations}")
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds must be at least 1, got {args.seeds}")
+    check_writable(args.out)
+    ((scene, downscale),) = parse_scenes([args.scene]).items()
+    study = Study(args.iterations, args.init, args.data_root)
+    loaded = load_checked([study.config(scene, downscale, METHODS[method].guidance) for method in args.methods])
     results = []
     for method in args.methods:
         config = study.config(scene, downscale, METHODS[method].guidance)
-        start = start_of(config, range(args.seeds))
+        start = start_of(config, loaded, range(args.seeds))
         limited = dataclasses.replace(config.density, max_gaussians=start.max_gaussians)
         config = dataclasses.replace(config, density=limited)
         regularization = prepare_regularization(config, start.scene, print)
@@ -131,7 +151,7 @@ def main() -> None:
             {"method": method, "seconds": seconds, "psnr": {"single": ends, "batch": batch_ends}, "early": distances}
         )
         write_json(args.out / "batch.json", {"scene": args.scene, "iterations": args.iterations, "results": results})
-    print(table(results, args.iterations))
+    return results
 
 
 def table(results: list[dict[str, Any]], iterations: int) -> str:
@@ -156,4 +176,4 @@ def table(results: list[dict[str, Any]], iterations: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -72,14 +72,15 @@ def yardstick_scene(folder: Path, count: int, width: int = WIDTH, height: int = 
     spec.loader.exec_module(module)
     s = module.make(count, W=width, H=height, f=FOCAL * width / WIDTH)
     opacity = np.clip(s["opac"][:, 0].astype(np.float64), 1e-6, 1 - 1e-6)
-    gaussians = Gaussians(
-        *(
-            jnp.asarray(x, jnp.float32)
-            for x in (s["means"], np.log(s["scales"]), s["quats"], np.log(opacity / (1 - opacity)))
-        ),
-        jnp.asarray(s["sh"][:, 0]),
-        jnp.asarray(s["sh"][:, 1:]),
+    fields = (
+        s["means"],
+        np.log(s["scales"]),
+        s["quats"],
+        np.log(opacity / (1 - opacity)),
+        s["sh"][:, 0],
+        s["sh"][:, 1:],
     )
+    gaussians = Gaussians(*(jnp.asarray(x, jnp.float32) for x in fields))
     k = s["K"]
     intrinsics = jnp.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]])
     return gaussians, Camera(jnp.asarray(s["viewmat"]), intrinsics, s["W"], s["H"])

@@ -101,6 +101,7 @@ def timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float, float]:
         result = jax.block_until_ready(compiled(*args))
         seconds.append(time.perf_counter() - start)
     memory = compiled.memory_analysis()
+    assert memory is not None  # which CPUs and GPUs tell
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     return jax.tree.map(np.asarray, result), min(seconds), held
 

@@ -26,7 +26,7 @@ import numpy as np
 from bench_scenes import builtin_scene, yardstick_scene
 
 from ipsm_jax.rasterizer import projection, reference, render
-from ipsm_jax.rasterizer.projection import TILE, project
+from ipsm_jax.rasterizer.projection import TILE, Footprint, project
 from ipsm_jax.rasterizer.reference import _blend, _select_for_tile, _sort_by_depth, render_reference
 from ipsm_jax.scene import Camera, Gaussians
 
@@ -40,7 +40,7 @@ class Mode(NamedTuple):
 
     channels: int = 0
     antialiased: bool = False
-    footprint: str = "exact"
+    footprint: Footprint = "exact"
     absolute: bool = False
 
 
@@ -60,7 +60,7 @@ def inputs_of(gaussians: Gaussians, camera: Camera, mode: Mode) -> dict[str, np.
     named |= {
         "camera_from_world": np.asarray(camera.camera_from_world),
         "intrinsics": np.asarray(camera.intrinsics),
-        "background": np.float32([0.2, 0.4, 0.7]),
+        "background": np.array([0.2, 0.4, 0.7], np.float32),
         "mean2d_offset": np.zeros((n, 2), np.float32),
     }
     if mode.channels:
@@ -79,7 +79,7 @@ def split(x: dict[str, Any], size: tuple[int, int]) -> tuple[Gaussians, Camera]:
 def native_images(x: dict[str, Any], size: tuple[int, int], mode: Mode) -> dict[str, Any]:
     """What the native rasterizer gives, by name."""
     gaussians, camera = split(x, size)
-    named = {name: x.get(name) for name in ("background", "mean2d_offset", "features", ABSOLUTE)}
+    named: dict[str, Any] = {name: x.get(name) for name in ("background", "mean2d_offset", "features", ABSOLUTE)}
     return render(gaussians, camera, **named, antialiased=mode.antialiased, footprint=mode.footprint)._asdict()
 
 

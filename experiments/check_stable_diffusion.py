@@ -115,8 +115,7 @@ def check_vae(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
         return config.scaling * model.encode(2 * leaf - 1).latent_dist.mean
 
     def gradient() -> np.ndarray:
-        (mean() * nchw(cotangent)).sum().backward()
-        return nhwc(leaf.grad)
+        return nhwc(torch.autograd.grad((mean() * nchw(cotangent)).sum(), leaf)[0])
 
     def picture() -> np.ndarray:
         return (nhwc(model.decode(nchw(0.1 * latents) / config.scaling).sample) / 2 + 0.5).clip(0, 1)
@@ -134,7 +133,10 @@ def check_vae(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
 def check_unet(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
     """Noise in latents with two texts, as guidance asks for it."""
     config = pair.unet_config
-    latents, t = normal(6, 2, config.sample_size, config.sample_size, config.in_channels), np.int32([500, 500])
+    latents, t = (
+        normal(6, 2, config.sample_size, config.sample_size, config.in_channels),
+        np.array([500, 500], np.int32),
+    )
     text = normal(8, 2, pair.text_config.length, pair.text_config.channels)
 
     def torch_noise() -> tuple[np.ndarray, float]:
@@ -182,8 +184,12 @@ def check_gradient(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
         theirs, seconds = process.submit(torch_gradients, folders, (image, warped, known), draws, setting).result()
 
     prior = load_stable_diffusion(*folders, PROMPT, NEGATIVE, jnp.float32)
-    networks = ("encode", "predict_noise", "predict_noise_inpaint")
-    prior = dataclasses.replace(prior, **{name: jax.jit(getattr(prior, name)) for name in networks})
+    prior = dataclasses.replace(
+        prior,
+        encode=jax.jit(prior.encode),
+        predict_noise=jax.jit(prior.predict_noise),
+        predict_noise_inpaint=jax.jit(prior.predict_noise_inpaint),
+    )
     for name, options in CASES.items():
         print(f"{name}: ours", file=sys.stderr, flush=True)
         views = (warped, known) if options.needs_warp else (None, None)
@@ -193,7 +199,7 @@ def check_gradient(folders: Folders, pair: CheckedPair, rows: Rows) -> None:
 
         ours, our_seconds = timed(jax.grad(loss), image)
         signs = {"g2": -1} if options.g2_sign == "paper" else {}
-        expected = sum(signs.get(term, 1) * theirs[term] for term in options.terms)
+        expected = np.sum([signs.get(term, 1) * theirs[term] for term in options.terms], axis=0)
         note(rows, name, ours, our_seconds, expected, seconds)
 
 

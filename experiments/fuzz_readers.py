@@ -26,8 +26,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fuzz"))
-
 from ipsm_jax.reporting.files import atomic_write, write_json
 
 MEMORY = 1 << 30  # bytes that a process may take beyond what it has after reading valid files
@@ -145,6 +143,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """The command."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fuzz"))
     if sys.argv[1:2] == ["--worker"]:
         name, *numbers = sys.argv[2:]
         return work(name, *map(int, numbers))

@@ -61,7 +61,7 @@ def draw_modes(path: Path, setting: dict[str, Any], results: list[dict[str, Any]
         draw.rectangle((left, top, left + PANEL * FINER, top + PANEL * FINER), outline=GRAY, width=FINER)
         _write(draw, (left, top - 55 * FINER), result["method"], 24, COLORS[i % len(COLORS)])
         shares = {name: 100 * np.mean([ends[name] for ends in result["seeds"]]) for name in END_COLORS}
-        position = left
+        position: float = left
         for name, share in shares.items():
             text = f"{name} {share:.0f} %     "
             _write(draw, (position, top - 27 * FINER), text, 20, END_COLORS[name])
@@ -112,7 +112,7 @@ def _draw_paths(canvas: Canvas, setting: dict[str, Any], result: dict[str, Any],
 
 
 def _draw_legend(canvas: Canvas, top: float) -> None:
-    x, middle = FINER * GAP, top + FINER * (LEGEND - GAP) / 2
+    x, middle = float(FINER * GAP), top + FINER * (LEGEND - GAP) / 2
     draw = canvas.draw
 
     def text(words: str) -> None:

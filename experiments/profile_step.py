@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,6 @@ PHASES = {  # by what occurs in the name of an operation's scope, the first that
     "optimizer": ("/optimizer/",),
     "statistics": ("/statistics/",),
 }
-
-
-class Silent:
-    """An observer of the training loop that does nothing."""
-
-    def advanced(self, *_: Any) -> None: ...
-    def densified(self, *_: Any) -> None: ...
-    def show(self, *_: Any) -> None: ...
-    def save(self, *_: Any) -> None: ...
-    def evaluate(self, *_: Any) -> None: ...
 
 
 def phases_of(program: str) -> dict[str, str]:
@@ -106,7 +97,7 @@ def starting_point(args: argparse.Namespace) -> tuple[TrainConfig, Scene, Traini
     if state is None:
         config, state, _ = first_state(config, scene)
         warm_up = dataclasses.replace(config.optimization, iterations=args.warmup)
-        state = loop.train(dataclasses.replace(config, optimization=warm_up), views, state, Silent())
+        state = loop.train(dataclasses.replace(config, optimization=warm_up), views, state, loop.Unobserved())
     return config, scene, views, state if args.gaussians is None else with_count(state, args.gaussians)
 
 
@@ -131,9 +122,9 @@ class Profile:
         self.config = dataclasses.replace(config, optimization=optimization, density=quiet)
         program = jax.jit(run_steps, static_argnums=0, donate_argnums=2)
         self.program = program.lower(optimization, self.views, self.state, self.steps).compile()
-        self.phases = phases_of(self.program.as_text())
+        self.phases = phases_of(self.program.as_text() or "")
         self.in_program = 0.0
-        run = loop._run_steps
+        run: Callable[..., Any] = loop._run_steps
 
         def timed(*operands: Any) -> Any:
             start = time.perf_counter()
@@ -141,7 +132,7 @@ class Profile:
             self.in_program += time.perf_counter() - start
             return result
 
-        loop._run_steps = timed  # what the loop takes beyond this is the host's
+        loop._run_steps = timed  # type: ignore[assignment]  # what the loop takes beyond this is the host's
         self.round()  # compiles the rest
 
     def round(self) -> dict[str, float]:
@@ -156,7 +147,7 @@ class Profile:
         times["density control"] = (time.perf_counter() - start) * 1e3 / self.density.density_interval
         state = jax.block_until_ready(jax.tree.map(jnp.copy, self.state))
         self.in_program, start = 0.0, time.perf_counter()
-        loop.train(self.config, self.views, state, Silent())
+        loop.train(self.config, self.views, state, loop.Unobserved())
         whole = time.perf_counter() - start
         times["host"] = (whole - self.in_program) * 1e3 / self.steps
         times["iteration"] = whole * 1e3 / self.steps + times["density control"]
@@ -196,6 +187,7 @@ class Worker:
         self.process.communicate()
 
     def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit("profiling stopped; what was wrong is written above")

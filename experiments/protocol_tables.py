@@ -79,7 +79,7 @@ def average_table(saved: dict[str, Any]) -> str:
     left = list(saved["methods"])
     for row in published:
         lines.append(_published_row(row, len(saved["scenes"])))
-        if row.method in left:
+        if row.method is not None and row.method in left:
             left.remove(row.method)
             lines.append(_own_row(saved, row.method))
     return "\n".join([*lines, *(_own_row(saved, method) for method in left)])

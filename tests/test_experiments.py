@@ -156,3 +156,21 @@ def test_guidance_is_timed_part_by_part(tmp_path):
         assert 0 < row["seconds_min"] <= row["seconds_median"] and row["processor_seconds"] > 0
         assert row["temporary_gb"] < row["peak_gb"] < 10
     assert output.splitlines()[3].startswith("| encode | ")
+
+
+def test_every_script_finds_what_it_imports():
+    folder = Path(__file__).parents[1] / "experiments"
+    names = sorted(path.stem for path in folder.glob("*.py"))
+    assert len(names) > 20
+    program = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "diffusers", "transformers"):
+            raise
+"""
+    command = [sys.executable, "-c", program, *names]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

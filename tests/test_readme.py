@@ -38,6 +38,25 @@ def test_commands_exist_and_their_options_parse():
             assert config.parse_command_line(arguments).data.scene
 
 
+def test_commands_of_experiments_exist_and_know_their_options():
+    commands = [line for block in blocks("bash") for line in block.splitlines() if "python experiments/" in line]
+    assert len(commands) >= 10
+    for line in commands:
+        words = shlex.split(line.split("#")[0].split(" && ")[-1])
+        own, trainings = words[1:], []
+        if "--" in own:
+            own, trainings = own[: own.index("--")], own[own.index("--") + 1 :]
+        script = ROOT / own[0]
+        family = [
+            script,
+            *(ROOT / "experiments" / f"{name}.py" for name in re.findall(r"from (\w+) import", script.read_text())),
+        ]
+        known = "".join(path.read_text() for path in family if path.exists())
+        for option in (word for word in own if word.startswith("--")):
+            assert f'"{option}"' in known, line
+        assert config.parse_command_line(["--scene", "fern", *trainings]), line
+
+
 def test_linked_files_exist():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
     assert links

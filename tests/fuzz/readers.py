@@ -49,6 +49,8 @@ from ipsm_jax.trained import CommandError, read_optional_json, run_notes
 from ipsm_jax.training.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, load_run
 from ipsm_jax.training.recorder import LogError, read_log, truncate_log
 
+del sys.path[-3:]
+
 NAMES = [f"view{i}.png" for i in range(4)]
 W, H = captures.WIDTH, captures.HEIGHT
 

@@ -1,5 +1,6 @@
 """What fuzzing has found, once each."""
 
+import contextlib
 import json
 import shutil
 import struct
@@ -56,6 +57,17 @@ def chunk(kind, content, length=None):
     return struct.pack(">I", length) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+@contextlib.contextmanager
+def allocating_less_than(size):
+    """Fails if Python and numpy hold so many bytes at any time within."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+
+
 def png(width, height, *, claimed=None):
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     rows = zlib.compress(bytes(33 * 32))
@@ -75,13 +87,8 @@ def test_a_picture_gets_no_memory_for_what_it_only_claims(data, message, tmp_pat
     path.write_bytes(png(32, 32))
     assert open_upright(path)[0].size == (32, 32)
     path.write_bytes(data)
-    tracemalloc.start()
-    try:
-        with pytest.raises(DataError, match=rf"small\.png: .*{message}"):
-            open_upright(path)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 24
-    finally:
-        tracemalloc.stop()
+    with allocating_less_than(1 << 24), pytest.raises(DataError, match=rf"small\.png: .*{message}"):
+        open_upright(path)
 
 
 def test_a_large_picture_of_one_color_is_no_lie(tmp_path):
@@ -251,15 +258,11 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_pickles_get_no_memory_for_what_they_only_claim():
-    tracemalloc.start()
-    try:
+    with allocating_less_than(1 << 22):
         assert read_array_pickle(b"\x80\x03}r\xff\xff\xff\x0f.") == {}  # stored as number 2^28 - 1 of what it holds
         for claim in (b"\x80\x03B\xff\xff\xff\x7fabc.", b"\x80\x04\x8e" + b"\xff" * 7 + b"\0abc."):
             with pytest.raises(ValueError, match=r"expected \d+ bytes"):
                 read_array_pickle(claim)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 22
-    finally:
-        tracemalloc.stop()
 
 
 def test_lpips_weights_of_other_shapes_are_refused(tmp_path):

@@ -22,6 +22,8 @@ from ipsm_jax.data.errors import DataError
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 from fuzz_readers import fuzz
 
+sys.path.pop(0)
+
 INPUTS = 160
 
 

@@ -23,6 +23,7 @@ from ipsm_jax.training.recorder import read_log
 
 _STYLE = """
 .choose { display: flex; flex-wrap: wrap; gap: 10px; margin: 0 0 10px; }
+.chart { margin-top: 12px; }
 select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--rule); border-radius: 6px; }
 """
 _SCRIPT = """
@@ -160,9 +161,13 @@ def plot_figures(rows: Sequence[Row]) -> plt.Figure:
 def plot_curves(entries: Sequence[Entry]) -> plt.Figure:
     """PSNR of the training views over iterations, a line per run, a color per method, a picture per scene."""
     scenes, methods = (list(dict.fromkeys(getattr(entry, name) for entry in entries)) for name in ("scene", "method"))
-    figure, axes = plt.subplots(1, len(scenes), figsize=(4.6 * len(scenes), 3.2), squeeze=False, layout="constrained")
+    columns = min(3, len(scenes))
+    rows = -(-len(scenes) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(13.8, 3.4 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(scenes) :]:
+        axis.set_axis_off()
     colors = {method: f"C{i % 10}" for i, method in enumerate(methods)}
-    for axis, scene in zip(axes[0], scenes, strict=True):
+    for axis, scene in zip(axes.flat, scenes, strict=False):
         for entry in (entry for entry in entries if entry.scene == scene):
             points = [(line["iteration"], line["psnr"]) for line in read_log(Path(entry.folder)) if "psnr" in line]
             axis.plot(
@@ -172,5 +177,5 @@ def plot_curves(entries: Sequence[Entry]) -> plt.Figure:
         axis.set_xlabel("iteration", fontsize=8)
         axis.grid(alpha=0.2)
     handles = [plt.Line2D([], [], color=colors[method], label=method) for method in methods]
-    axes[0][0].legend(handles=handles, fontsize=7)
+    figure.legend(handles=handles, fontsize=8, loc="outside right upper")
     return figure

@@ -5,7 +5,7 @@ top. METHOD, in docstrings, is METHOD.md in this folder.
 
 Conventions, everywhere in the package:
 
-- Cameras are OpenCV style: x right, y down, z forward. Pixel (u, v) has its centre at (u + 0.5, v + 0.5).
+- Cameras are OpenCV style: x right, y down, z forward. Pixel (u, v) has its center at (u + 0.5, v + 0.5).
 - Frames are in names: ``camera_from_world`` maps world coordinates to camera coordinates.
 - Images are float32 in [0, 1], height x width x channels, unless a name says ``uint8``.
 - Quaternions are wxyz.

@@ -158,7 +158,7 @@ IPSM_HD bool project_shape(const CameraParams &c, const float *mean, const float
   return s.det > 0 && s.det < 3e38f; // NaN and infinity are refused too
 }
 
-// Unit direction from the camera centre to the mean; returns 1 / distance.
+// Unit direction from the camera center to the mean; returns 1 / distance.
 IPSM_HD float view_direction(const CameraParams &c, const float *mean, float *direction) {
   const float dx = mean[0] - c.center[0], dy = mean[1] - c.center[1], dz = mean[2] - c.center[2];
   const float inv = 1 / __builtin_sqrtf(dx * dx + dy * dy + dz * dz);
@@ -270,7 +270,7 @@ IPSM_HD void shape_backward(const CameraParams &c, const Shape &s, const float *
   }
 }
 
-// Gradient of the viewing direction, on to the mean and to the camera through its centre -R^T t.
+// Gradient of the viewing direction, on to the mean and to the camera through its center -R^T t.
 template <typename Number>
 IPSM_HD void direction_backward(const CameraParams &c, const float *direction, float inv_distance,
                                 const float *d_direction, float *d_mean, CameraSums<Number> &d_camera) {
@@ -278,7 +278,7 @@ IPSM_HD void direction_backward(const CameraParams &c, const float *direction, f
   for (int j = 0; j < 3; j++) {
     const float d = (d_direction[j] - along * direction[j]) * inv_distance;
     d_mean[j] += d;
-    for (int i = 0; i < 3; i++) { // centre_j = -sum_i R_ij t_i, and the centre's gradient is -d
+    for (int i = 0; i < 3; i++) { // center_j = -sum_i R_ij t_i, and the center's gradient is -d
       d_camera.rotation[3 * i + j] += c.translation[i] * d;
       d_camera.translation[i] += c.rotation[3 * i + j] * d;
     }

@@ -57,7 +57,7 @@ struct ConstImages {
 // inverse covariance with its square completed, which cannot turn positive by rounding as A dx^2 + 2 B dx dy + C dy^2
 // can.
 struct alignas(16) Splat { // aligned for 16-byte loads
-  float x, y;              // projected mean in pixels, where a pixel's centre has integer coordinates
+  float x, y;              // projected mean in pixels, where a pixel's center has integer coordinates
   float a, s, d;           // see above: a = cov_yy / det, s = -cov_xy / cov_yy, d = 1 / cov_yy
   float log2_opacity;      // base 2, so that alpha is one exp2
   float opacity;           // as blended: with the antialiased mode's factor
@@ -78,15 +78,15 @@ struct alignas(8) Pair { // aligned to be read and sorted as one
 };
 
 // Gradient of one (Gaussian, tile) pair: sums over the tile's pixels of h = dL/d(exponent) times powers of t and dy,
-// then the colour and depth gradients. What they mean for covariance and mean is worked out once per Gaussian. The last
+// then the color and depth gradients. What they mean for covariance and mean is worked out once per Gaussian. The last
 // two are the sums of |dL/dx| and |dL/dy|. The gradients of C feature channels follow.
 enum PairGradient { kH, kHt, kHtt, kHy, kHty, kHyy, kRed, kGreen, kBlue, kDepth, kAbsX, kAbsY, kPairGradientSize };
 
 struct CameraParams {
   float rotation[9];    // world to camera
   float translation[3]; //
-  float center[3];      // camera centre in world coordinates, -R^T t
-  float fx, fy, cx, cy; // pixels; a pixel's centre is at +0.5
+  float center[3];      // camera center in world coordinates, -R^T t
+  float fx, fy, cx, cy; // pixels; a pixel's center is at +0.5
   int width, height;
 };
 

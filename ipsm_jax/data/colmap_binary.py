@@ -27,7 +27,7 @@ from ipsm_jax.data.lenses import parameter_count
 _CAMERA = struct.Struct("<IiQQ")  # id, model, width, height; then the parameters as doubles
 _IMAGE = struct.Struct("<I4d3dI")  # id, quaternion wxyz, translation, camera id; then name, 0 and the observations
 _OBSERVATION_BYTES = 24  # x, y, point id
-_POINT = struct.Struct("<Q3d3BdQ")  # id, position, colour, error, track length; then the track
+_POINT = struct.Struct("<Q3d3BdQ")  # id, position, color, error, track length; then the track
 _TRACK_BYTES = 8  # image id, observation index
 
 

@@ -120,7 +120,7 @@ def read_points(path: Path) -> ModelPoints:
             raise DataError(f"{where}: expected POINT3D_ID X Y Z R G B ERROR TRACK..., found {line[:80]!r}")
         color = [_int(word, where) for word in words[4:7]]
         if not all(0 <= channel <= 255 for channel in color):
-            raise DataError(f"{where}: colour {color} is outside 0..255")
+            raise DataError(f"{where}: color {color} is outside 0..255")
         track = [_int(word, where) for word in words[8::2]]
         images.extend(track)
         points.extend([len(positions)] * len(track))

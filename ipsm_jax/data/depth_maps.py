@@ -22,10 +22,10 @@ def read_depth_maps(folder: Path, names: Sequence[str], width: int, height: int)
     """The maps of the named photos, as large as the photos are in training; 0 = unknown.
 
     Values are taken as they are: depth or inverse depth, in any unit. A map of another size is resized, smoothly
-    where it is complete; a map with unknown pixels by nearest neighbour, so that they do not mix with known ones.
+    where it is complete; a map with unknown pixels by nearest neighbor, so that they do not mix with known ones.
 
     Args:
-      folder: holds photo.npy, an array of numbers (H, W), or photo.png, 8 or 16 bits of grey, for photo.jpg. 0 and
+      folder: holds photo.npy, an array of numbers (H, W), or photo.png, 8 or 16 bits of gray, for photo.jpg. 0 and
         what is not finite is unknown.
       names: file names of the photos, with their sub-folder if they have one.
       width, height: of the result, in pixels.

@@ -48,7 +48,7 @@ def distort(lens: Lens, rays: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 
         theta = np.arctan(r)
         t2 = theta * theta
         bent = theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
-        # At the centre theta / r tends to 1; the guard only avoids 0 / 0.
+        # At the center theta / r tends to 1; the guard only avoids 0 / 0.
         scale = np.where(r > 1e-9, bent / np.maximum(r, 1e-9), 1.0)
         return np.stack([x * scale, y * scale], axis=-1)
     k1, k2, k3, k4, k5, k6 = lens.radial

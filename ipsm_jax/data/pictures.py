@@ -1,6 +1,6 @@
 """One picture file to 8-bit RGB, whatever it holds; or, of one channel, to the numbers in it.
 
-Grey becomes three equal channels, 16 bits become 8, and transparency is composited over the background that training
+Gray becomes three equal channels, 16 bits become 8, and transparency is composited over the background that training
 renders on, black unless it is said. The orientation tag of cameras and phones is applied only when the picture then has
 the shape that its camera model says and does not have it otherwise: COLMAP, and with it LLFF and nerfstudio, works on
 the stored pixels and ignores the tag, so turning a picture that fits already would turn it away from its pose.
@@ -171,13 +171,13 @@ def read_levels(path: Path) -> np.ndarray:
     """(H, W) numbers stored in a picture of one channel, 8 or 16 bits, as they are.
 
     Raises:
-      DataError: if the file is missing, no picture, truncated, or has colours, a palette or transparency.
+      DataError: if the file is missing, no picture, truncated, or has colors, a palette or transparency.
     """
     with _open(path) as image, _decoding(path):
         image.load()
         if not (image.mode == "L" or image.mode.startswith("I")) or "transparency" in image.info:
             raise DataError(
-                f"{path}: expected one channel of 8 or 16 bits, found {image.mode}; a coloured picture of numbers "
+                f"{path}: expected one channel of 8 or 16 bits, found {image.mode}; a colored picture of numbers "
                 "cannot be read back"
             )
         return np.asarray(image)

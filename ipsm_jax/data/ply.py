@@ -1,4 +1,4 @@
-"""Gaussians and coloured points as PLY files, in the layout that Gaussian-splatting viewers open.
+"""Gaussians and colored points as PLY files, in the layout that Gaussian-splatting viewers open.
 
 Per Gaussian 62 floats: x y z, nx ny nz (0), f_dc_0..2, f_rest_0..44 (all red, then all green, then all blue), opacity
 (logit), scale_0..2 (logarithms), rot_0..3 (quaternion wxyz): exactly the unconstrained fields of `Gaussians`.
@@ -100,7 +100,7 @@ def read_gaussians_ply(path: str | os.PathLike) -> Gaussians:
 
 
 def write_points_ply(path: str | os.PathLike, points: PointCloud) -> None:
-    """Write coloured points, colours as bytes, as programs for point clouds read them; whole or not at all."""
+    """Write colored points, colors as bytes, as programs for point clouds read them; whole or not at all."""
     table = np.zeros(len(points.positions), [(name, "<f4") for name in _XYZ] + [(name, "u1") for name in _RGB])
     for axis, name in enumerate(_XYZ):
         table[name] = points.positions[:, axis]
@@ -122,12 +122,12 @@ def ply_kind(path: str | os.PathLike) -> str:
 
 
 def read_points_ply(path: str | os.PathLike) -> PointCloud:
-    """Coloured points of a PLY file of points or of Gaussians (then their constant colours, clipped to [0, 1]).
+    """Colored points of a PLY file of points or of Gaussians (then their constant colors, clipped to [0, 1]).
 
-    Colours are red, green, blue (bytes 0..255, or floats 0..1) or f_dc_0..2; without any, points are mid-grey.
+    Colors are red, green, blue (bytes 0..255, or floats 0..1) or f_dc_0..2; without any, points are mid-gray.
 
     Raises:
-      DataError: for files that are missing, cut short, malformed, empty, or with positions or colours not finite.
+      DataError: for files that are missing, cut short, malformed, empty, or with positions or colors not finite.
     """
     path = Path(path)
     header = read_header(path)
@@ -145,7 +145,7 @@ def read_points_ply(path: str | os.PathLike) -> PointCloud:
         return PointCloud(positions, np.full_like(positions, 0.5))
     colors = np.stack([np.asarray(table[key], np.float64) for key in rgb], axis=1)
     if not np.isfinite(colors).all():
-        raise DataError(f"{path}: colours hold NaN or infinity")
+        raise DataError(f"{path}: colors hold NaN or infinity")
     if rgb == _DC:
         colors = 0.5 + SH_C0 * colors
     else:

@@ -1,4 +1,4 @@
-"""Where the Gaussians start: coloured points for a scene, and a sentence that says where they come from.
+"""Where the Gaussians start: colored points for a scene, and a sentence that says where they come from.
 
 Only training views may shape the result, by their photos, poses and depth bounds, except with the method
 "sfm-all-views", which has to be asked for by name (METHOD section 2).
@@ -22,14 +22,14 @@ from ipsm_jax.scene.projection import project_points
 METHODS = ("auto", "triangulated", "random", "sfm-all-views")
 ENOUGH = 100  # triangulated points; with fewer, "auto" starts from random ones
 _STRANGE = 0.05  # a photo with less than this share of the points that another one has is warned about
-_LEAST = 4  # a Gaussian's size comes from its three nearest neighbours
+_LEAST = 4  # a Gaussian's size comes from its three nearest neighbors
 _BOX_LEAST = 10  # sparse points that a bounding box is drawn around
 
 
 def initial_points(
     scene: Scene, method: str, *, seed: int, cache: bool = True, count: int | None = None
 ) -> tuple[PointCloud, str]:
-    """Coloured points to start from.
+    """Colored points to start from.
 
     Args:
       scene: the scene.
@@ -80,7 +80,7 @@ def _auto(scene: Scene, seed: int, cache: bool, count: int | None) -> tuple[Poin
     if found < _BOX_LEAST:
         return _random(scene, seed, count, reason)
     count = default_count(scene) if count is None else count
-    sentence = f"{count} random near-grey points in 1.3 times the bounding box of those triangulated, {reason}."
+    sentence = f"{count} random near-gray points in 1.3 times the bounding box of those triangulated, {reason}."
     return box_points(points.positions, count, seed), sentence
 
 

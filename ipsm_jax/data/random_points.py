@@ -1,9 +1,9 @@
-"""Random coloured points where the training views look.
+"""Random colored points where the training views look.
 
 Inside the frustum of a view: pixel uniform, inverse depth uniform between the nearest and the farthest depth, because
-that spreads points evenly over what parallax can tell apart. Each point has the colour of its pixel, so the first
+that spreads points evenly over what parallax can tell apart. Each point has the color of its pixel, so the first
 renders of the training views are roughly right. Around known sparse points instead: uniform in 1.3 times their
-bounding box, near-grey (METHOD section 2).
+bounding box, near-gray (METHOD section 2).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ipsm_jax.data.scene import PointCloud, Scene
 PIXELS_PER_POINT = 10
 COUNTS = (5_000, 100_000)
 BOX_SCALE = 1.3
-GREY_SPREAD = 0.1  # near-grey colours are 0.5 +- this
+GRAY_SPREAD = 0.1  # near-gray colors are 0.5 +- this
 # Depth bounds where the source has none, as multiples of the distance d that the cameras themselves suggest.
 _NEAR, _FAR = 0.4, 4.0
 _LEAST_ANGLE = np.radians(5)  # between two optical axes, so that the point they turn around is well defined
@@ -49,18 +49,18 @@ def frustum_points(scene: Scene, count: int, seed: int) -> tuple[PointCloud, str
     world = np.einsum("nji,nj->ni", matrices[:, :3, :3], local - matrices[:, :3, 3])
     pixels = scene.images[views, v.astype(int), u.astype(int)]
     points = PointCloud(world.astype(np.float32), pixels.astype(np.float32) / 255)
-    return points, f"in the frusta of the {len(scene.train)} training views, {words}, with the colours of their photos"
+    return points, f"in the frusta of the {len(scene.train)} training views, {words}, with the colors of their photos"
 
 
 def box_points(sparse: Float[np.ndarray, "p 3"], count: int, seed: int) -> PointCloud:
-    """`count` near-grey points, uniform in 1.3 times the bounding box of sparse points (without the outermost 1%)."""
+    """`count` near-gray points, uniform in 1.3 times the bounding box of sparse points (without the outermost 1%)."""
     rng = np.random.default_rng(seed)
     low, high = np.percentile(np.asarray(sparse, np.float64), (1, 99), axis=0)
     center, half = (low + high) / 2, BOX_SCALE * (high - low) / 2
     # Points that happen to lie in a plane still need a box with some thickness.
     half = np.maximum(half, 0.01 * half.max())
     positions = rng.uniform(center - half, center + half, (count, 3))
-    colors = rng.uniform(0.5 - GREY_SPREAD, 0.5 + GREY_SPREAD, (count, 3))
+    colors = rng.uniform(0.5 - GRAY_SPREAD, 0.5 + GRAY_SPREAD, (count, 3))
     return PointCloud(positions.astype(np.float32), colors.astype(np.float32))
 
 

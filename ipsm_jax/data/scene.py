@@ -12,7 +12,7 @@ from ipsm_jax.scene.camera import Camera
 
 
 class PointCloud(NamedTuple):
-    """Coloured points: positions (P, 3) float32 in world units, colors (P, 3) float32 RGB in [0, 1]."""
+    """Colored points: positions (P, 3) float32 in world units, colors (P, 3) float32 RGB in [0, 1]."""
 
     positions: np.ndarray
     colors: np.ndarray
@@ -74,12 +74,12 @@ class Scene:
 
     @property
     def centers(self) -> np.ndarray:
-        """(V, 3) float64 camera centres in world coordinates."""
+        """(V, 3) float64 camera centers in world coordinates."""
         matrices = np.asarray(self.cameras.camera_from_world, np.float64)
         return -np.einsum("vji,vj->vi", matrices[:, :3, :3], matrices[:, :3, 3])
 
     @property
     def extent(self) -> float:
-        """1.1 x the largest distance of a training camera from the mean training camera centre (METHOD section 2)."""
+        """1.1 x the largest distance of a training camera from the mean training camera center (METHOD section 2)."""
         centers = self.centers[list(self.train)]
         return float(1.1 * np.linalg.norm(centers - centers.mean(0), axis=1).max())

@@ -69,7 +69,7 @@ def triangulated_points(scene: Scene, *, cache: bool = True) -> PointCloud:
 
 
 def triangulate_scene(scene: Scene, *, cache: bool = True) -> Triangulation:
-    """Coloured points that at least two training views of the scene see, in world units; there may be none.
+    """Colored points that at least two training views of the scene see, in world units; there may be none.
 
     The same photos and poses give the same points. They are kept in the cache.
 

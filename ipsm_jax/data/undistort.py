@@ -22,7 +22,7 @@ class Undistortion(NamedTuple):
     """How to undistort one camera's photos at one size."""
 
     intrinsics: tuple[float, float, float, float]  # of the pinhole, in pixels
-    source: np.ndarray  # (H, W, 2) float64: where (x, y) in the photo each pixel centre comes from, in pixels
+    source: np.ndarray  # (H, W, 2) float64: where (x, y) in the photo each pixel center comes from, in pixels
     covered: bool  # False if even the largest factor leaves pixels that the photo does not cover
 
 
@@ -81,7 +81,7 @@ def _pixels(rays: np.ndarray, intrinsics: tuple[float, float, float, float]) -> 
 
 def undistort_image(image: UInt8[np.ndarray, "h w c"], plan: Undistortion) -> UInt8[np.ndarray, "h w c"]:
     """Bilinear samples of a photo at the plan's positions; black where the photo does not reach."""
-    # Pixel centres are at +0.5, array positions at whole numbers.
+    # Pixel centers are at +0.5, array positions at whole numbers.
     rows, columns = plan.source[..., 1] - 0.5, plan.source[..., 0] - 0.5
     height, width = image.shape[:2]
     outside = (rows < -0.5) | (rows > height - 0.5) | (columns < -0.5) | (columns > width - 0.5)

@@ -26,7 +26,7 @@ from ipsm_jax.metrics.array_pickle import read_array_pickle
 REMEDY = 'pip install "ipsm_jax[lpips]"'
 Network = Literal["vgg", "alex"]
 
-# Mean and deviation of natural pictures in [-1, 1], per channel, as LPIPS normalises its input.
+# Mean and deviation of natural pictures in [-1, 1], per channel, as LPIPS normalizes its input.
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 

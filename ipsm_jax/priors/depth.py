@@ -35,7 +35,7 @@ def depth_map(prior: DepthPrior, image: Float[Array, "h w 3"]) -> Float[Array, "
 
     Args:
       prior: the network.
-      image: colours in [0, 1]; the gradient reaches them.
+      image: colors in [0, 1]; the gradient reaches them.
 
     Raises:
       ValueError: if the image is not (h, w, 3).

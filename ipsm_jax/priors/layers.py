@@ -1,7 +1,7 @@
 """Layers that the networks share, on weights that are looked up by the checkpoint's names.
 
 Arrays are NHWC or (batch, tokens, channels); convolution kernels are kept HWIO, linear weights (out, in) as in the
-checkpoint. Everything is computed in the dtype of the weights, with sums of normalisation and softmax in float32.
+checkpoint. Everything is computed in the dtype of the weights, with sums of normalization and softmax in float32.
 
 A network is a function of a *weight source*: ``w(name, *shape)`` gives the array of that name. The shape says what the
 network expects there. So the network's own code is also the list of its tensors: `declared_shapes` runs it with a
@@ -95,7 +95,7 @@ def conv(
 def group_norm(
     w: Weights, name: str, x: Float[Array, "b h w c"], groups: int, epsilon: float
 ) -> Float[Array, "b h w c"]:
-    """Normalise over all pixels and each group of neighbouring channels."""
+    """Normalize over all pixels and each group of neighboring channels."""
     batch, height, width, channels = x.shape
     grouped = x.astype(jnp.float32).reshape(batch, height * width, groups, channels // groups)
     grouped = _normalize(grouped, (1, 3), epsilon)
@@ -103,7 +103,7 @@ def group_norm(
 
 
 def layer_norm(w: Weights, name: str, x: Float[Array, "b n c"], epsilon: float) -> Float[Array, "b n c"]:
-    """Normalise over channels."""
+    """Normalize over channels."""
     return _scale_and_shift(w, name, _normalize(x.astype(jnp.float32), (-1,), epsilon), x.dtype)
 
 

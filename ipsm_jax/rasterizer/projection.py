@@ -1,7 +1,7 @@
 """Gaussians onto the image plane: everything the rasterizer needs per Gaussian, before any pixel is looked at.
 
 Camera axes are OpenCV's (x right, y down, z forward). Image coordinates (u, v) are in pixels, pixel (i, j) has its
-centre at (i + 0.5, j + 0.5). n is the number of Gaussian slots. R, t are rotation and translation of
+center at (i + 0.5, j + 0.5). n is the number of Gaussian slots. R, t are rotation and translation of
 `camera_from_world`; S = diag(exp(log_scales)), Q the rotation of the normalized quaternion, so the 3D covariance is
 Q S S Q^T. The numbers are those of the original 3D Gaussian splatting (METHOD section 2 and 3 build on it).
 
@@ -121,7 +121,7 @@ def _pixel_boxes(
     footprint: Footprint,
 ) -> Int[Array, "n 4"]:
     """(n, 4) int32 pixels (x0, y0, x1, y1) that each Gaussian may touch, clipped to the image; x1 <= x0 if none."""
-    center = shape.means2d - 0.5  # in units where pixel (i, j) has its centre at (i, j)
+    center = shape.means2d - 0.5  # in units where pixel (i, j) has its center at (i, j)
     size = jnp.asarray([width, height], center.dtype)[None, :]
     if footprint == "exact":
         # alpha >= 1/255 holds inside an ellipse with these half extents along the image axes.
@@ -162,7 +162,7 @@ def _select(mask: Bool[Array, " n"], value: Array, otherwise: float | tuple[floa
 def _harmonics(
     gaussians: Gaussians, view: Float[Array, "n 3"], sh_degree: int | Int[ArrayLike, ""]
 ) -> Float[Array, "n 3"]:
-    """Values of the harmonics along `view`, vectors of any length from the camera's centre to the means."""
+    """Values of the harmonics along `view`, vectors of any length from the camera's center to the means."""
     directions = view / jnp.sqrt(jnp.sum(view * view, axis=-1, keepdims=True))
     return evaluate_harmonics(gaussians.sh_dc, gaussians.sh_rest, directions, sh_degree)
 
@@ -186,7 +186,7 @@ def project(
 
     The 2D covariance is J R Q S S Q^T R^T J^T + 0.3 I, where J is the Jacobian of the projection with x/z and y/z
     clamped to 1.3 tan(fov / 2); a clamped ratio has gradient 0 and passes none on to the focal length. The viewing
-    direction of the color is (mean - camera centre) / norm, differentiated through both.
+    direction of the color is (mean - camera center) / norm, differentiated through both.
 
     A Gaussian is visible, radius > 0, when it is alive, camera z > 0.2, its determinant is positive and finite, its
     color is finite, its opacity >= 1/255 and its pixel box is not empty. Box of footprint "exact": the rectangle around

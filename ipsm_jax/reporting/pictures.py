@@ -33,7 +33,7 @@ class DepthRange(NamedTuple):
 
 
 def color_map(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
-    """Values in [0, 1] (others are clipped) as colors whose lightness grows with the value; readable in grey too."""
+    """Values in [0, 1] (others are clipped) as colors whose lightness grows with the value; readable in gray too."""
     table = np.array([[int(stop[i : i + 2], 16) / 255 for i in (0, 2, 4)] for stop in COLOR_STOPS])
     positions = np.linspace(0, 1, len(table))
     values = np.clip(np.asarray(values, np.float64), 0, 1)
@@ -54,7 +54,7 @@ def depth_range(depth: Any, alpha: Any) -> DepthRange | None:
 
 
 def depth_picture(depth: Any, alpha: Any, limits: DepthRange | None = None) -> Float[np.ndarray, "h w 3"]:
-    """Depth as color, near is bright; grey where alpha is 0.5 or less and the depth means little.
+    """Depth as color, near is bright; gray where alpha is 0.5 or less and the depth means little.
 
     The scale is linear in inverse depth, which spends the colors on near things, where depth can be judged.
 

@@ -88,7 +88,7 @@ def write_prepare_report(
         pictures = "".join(_picture(picture, "photo and depth") for picture in depths)
         sections += [
             "<h2>Depth of the training views</h2>",
-            '<p class="soft">Bright is near, dark is far; where two views do not agree nothing is known (grey).</p>',
+            '<p class="soft">Bright is near, dark is far; where two views do not agree nothing is known (gray).</p>',
             f'<div class="depths">{pictures}</div>',
         ]
     sections += ["<h2>Facts</h2>", plain_table(facts)]

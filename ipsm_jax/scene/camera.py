@@ -1,7 +1,7 @@
 """Pinhole cameras as a pytree.
 
 OpenCV axes: x right, y down, z forward. A point with camera coordinates (x, y, z) lands on the image at
-(fx x/z + cx, fy y/z + cy) in pixels, where pixel (u, v) covers [u, u+1) x [v, v+1) and has its centre at +0.5.
+(fx x/z + cx, fy y/z + cy) in pixels, where pixel (u, v) covers [u, u+1) x [v, v+1) and has its center at +0.5.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Camera:
 
     @property
     def center(self) -> jax.Array:
-        """(..., 3) camera centre in world coordinates."""
+        """(..., 3) camera center in world coordinates."""
         return self.world_from_camera[..., :3, 3]
 
 
@@ -83,7 +83,7 @@ def camera_from_matrices(camera_from_world: Any, matrix: Any, width: int, height
 
     Args:
       camera_from_world: (..., 4, 4) rigid transform, OpenCV axes.
-      matrix: (..., 3, 3) of rows (fx, 0, cx), (0, fy, cy), (0, 0, 1), in pixels whose centre is at +0.5.
+      matrix: (..., 3, 3) of rows (fx, 0, cx), (0, fy, cy), (0, 0, 1), in pixels whose center is at +0.5.
       width, height: image size in pixels.
 
     Raises:

@@ -6,7 +6,7 @@ invisible to the rasterizer and keeps whatever numbers it holds. What the arrays
 - standard deviation along the Gaussian's own axes = exp(log_scales)
 - rotation (world from Gaussian axes) = quaternions / norm, wxyz
 - opacity = sigmoid(opacity_logits)
-- colour = spherical harmonics of the viewing direction + 0.5, clamped at 0 (see `harmonics.py`)
+- color = spherical harmonics of the viewing direction + 0.5, clamped at 0 (see `harmonics.py`)
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def mean_squared_neighbor_distance(points: np.ndarray, neighbors: int = 3) -> np
     """
     points = np.asarray(points, np.float64)
     if len(points) <= neighbors:
-        raise ValueError(f"need more than {neighbors} points to know neighbour distances, got {len(points)}")
+        raise ValueError(f"need more than {neighbors} points to know neighbor distances, got {len(points)}")
     distances, _ = cKDTree(points).query(points, k=neighbors + 1, workers=-1)
     return np.mean(distances[:, 1:] ** 2, axis=1)
 
@@ -82,10 +82,10 @@ def mean_squared_neighbor_distance(points: np.ndarray, neighbors: int = 3) -> np
 def gaussians_from_points(
     positions: np.ndarray, colors: np.ndarray, capacity: int | None = None
 ) -> tuple[Gaussians, Bool[Array, " n"]]:
-    """Gaussians that start a training from a coloured point cloud (METHOD section 2).
+    """Gaussians that start a training from a colored point cloud (METHOD section 2).
 
-    mean = point, isotropic scale = sqrt(max(mean squared distance to the 3 nearest neighbours, 1e-7)), identity
-    rotation, opacity 0.1, colour in the constant harmonic.
+    mean = point, isotropic scale = sqrt(max(mean squared distance to the 3 nearest neighbors, 1e-7)), identity
+    rotation, opacity 0.1, color in the constant harmonic.
 
     Args:
       positions: (P, 3) finite world coordinates, P >= 4.

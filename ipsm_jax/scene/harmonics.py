@@ -3,7 +3,7 @@
 Basis, order and signs are those of the original 3D Gaussian splatting, so that its point clouds mean the same here
 (METHOD section 2): 16 functions, band l = 0, 1, 2, 3 holding 1, 3, 5, 7 of them. `sh_dc` holds the coefficient of the
 constant function, `sh_rest` the other 15; the last axis is RGB. Directions are unit vectors (x, y, z) from the camera
-centre to the Gaussian, in world axes. Colors are display values, 1 is white.
+center to the Gaussian, in world axes. Colors are display values, 1 is white.
 """
 
 from __future__ import annotations

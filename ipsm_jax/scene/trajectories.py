@@ -133,7 +133,7 @@ def choose_path(cameras: Camera) -> Literal["spiral", "interpolated", "ellipse"]
 
 
 def average_pose(cameras: Camera) -> Float[np.ndarray, "4 4"]:
-    """``world_from_camera`` at the mean centre, along the mean view direction, with the mean up upright.
+    """``world_from_camera`` at the mean center, along the mean view direction, with the mean up upright.
 
     Raises:
       ValueError: if the view directions or the ups cancel out, or are parallel.
@@ -223,7 +223,7 @@ def _times(rotations: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _unpack(cameras: Camera, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """float64 world-from-camera rotations (V, 3, 3), centres (V, 3) and intrinsics (V, 4)."""
+    """float64 world-from-camera rotations (V, 3, 3), centers (V, 3) and intrinsics (V, 4)."""
     matrices = np.asarray(cameras.camera_from_world, np.float64)
     if matrices.ndim != 3 or len(matrices) == 0:
         raise ValueError(f"a path needs a batch of at least one camera, got matrices of shape {matrices.shape}")
@@ -235,7 +235,7 @@ def _unpack(cameras: Camera, frames: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _matrix(rotation: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """(4, 4) ``camera_from_world`` from a world-from-camera rotation and a centre."""
+    """(4, 4) ``camera_from_world`` from a world-from-camera rotation and a center."""
     matrix = np.eye(4)
     matrix[:3, :3] = rotation.T
     matrix[:3, 3] = -rotation.T @ center

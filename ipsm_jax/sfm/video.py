@@ -24,12 +24,12 @@ def is_video(path: Path) -> bool:
 
 
 def sharpness(image: Image.Image) -> float:
-    """Mean squared Laplacian of the grey values in [0, 1]: larger is sharper, for pictures of the same things."""
+    """Mean squared Laplacian of the gray values in [0, 1]: larger is sharper, for pictures of the same things."""
     shrink = min(1.0, _JUDGED / max(image.size))
     small = image.convert("L").resize((max(3, round(image.width * shrink)), max(3, round(image.height * shrink))))
-    grey = np.asarray(small, np.float64) / 255
-    middle = grey[1:-1, 1:-1]
-    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle
+    gray = np.asarray(small, np.float64) / 255
+    middle = gray[1:-1, 1:-1]
+    laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * middle
     return float(np.mean(laplacian**2))
 
 

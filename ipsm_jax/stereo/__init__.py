@@ -1,4 +1,4 @@
-"""Dense multi-view stereo: a few posed photos to depth maps, masks of what to believe, and a coloured point cloud."""
+"""Dense multi-view stereo: a few posed photos to depth maps, masks of what to believe, and a colored point cloud."""
 
 from ipsm_jax.stereo.bounds import scene_bounds
 from ipsm_jax.stereo.depths import StereoDepths

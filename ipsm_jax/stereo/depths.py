@@ -44,9 +44,9 @@ class StereoDepths(NamedTuple):
 
 
 class _Level(NamedTuple):
-    """All views at one size: grey (V, H, W) in [0, 1], packed for interpolation, and the cameras."""
+    """All views at one size: gray (V, H, W) in [0, 1], packed for interpolation, and the cameras."""
 
-    grey: Float[Array, "v h w"]
+    gray: Float[Array, "v h w"]
     packed: UInt32[Array, "v h w"]
     cameras: Camera
 
@@ -114,11 +114,11 @@ class _Steps:
 
 def _pyramid(cameras: Camera, images: UInt8[Array, "v h w 3"], largest: int) -> list[_Level]:
     """The views at full size, half the size and so on, down to a longer side of at most `largest` pixels."""
-    grey = jax.jit(sweep.grey)(images)
-    levels = [_Level(grey, _pack(grey), cameras)]
+    gray = jax.jit(sweep.gray)(images)
+    levels = [_Level(gray, _pack(gray), cameras)]
     while max(cameras.width, cameras.height) > largest:
-        cameras, grey = halved(cameras), jax.jit(jax.vmap(sweep.halved_image))(grey)
-        levels.append(_Level(grey, _pack(grey), cameras))
+        cameras, gray = halved(cameras), jax.jit(jax.vmap(sweep.halved_image))(gray)
+        levels.append(_Level(gray, _pack(gray), cameras))
     return levels
 
 
@@ -161,8 +161,8 @@ def _strips(cameras: Camera, planes: int, most_cells: int) -> tuple[list[int], i
 
 
 @jax.jit
-def _pack(grey: Float[Array, "v h w"]) -> UInt32[Array, "v h w"]:
-    return jax.vmap(sweep.pack)(grey)
+def _pack(gray: Float[Array, "v h w"]) -> UInt32[Array, "v h w"]:
+    return jax.vmap(sweep.pack)(gray)
 
 
 def _prepare(level: _Level, task: _Task, rows: int) -> tuple[Float[Array, "r w"], Camera, sweep.Sources]:
@@ -170,7 +170,7 @@ def _prepare(level: _Level, task: _Task, rows: int) -> tuple[Float[Array, "r w"]
     camera = level.cameras[task.view]
     shift = jnp.array([0.0, 0.0, 0.0, 1.0]) * task.top
     camera = dataclasses.replace(camera, intrinsics=camera.intrinsics - shift, height=rows)
-    image = jax.lax.dynamic_slice_in_dim(level.grey[task.view], task.top, rows, axis=0)
+    image = jax.lax.dynamic_slice_in_dim(level.gray[task.view], task.top, rows, axis=0)
     others = sweep.Sources(level.packed[task.sources], pair(camera, level.cameras[task.sources]), task.used)
     return image, camera, others
 

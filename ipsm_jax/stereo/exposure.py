@@ -16,7 +16,7 @@ from ipsm_jax.stereo.depths import StereoDepths
 _STEP = 3  # every third pixel of every third row stands for all
 _SAME = 0.01  # relative difference of depths that are one point
 _LEAST = 50  # points that a pair of views is compared by
-_RANGE = (12, 243)  # grey levels; beyond, photos are clipped
+_RANGE = (12, 243)  # gray levels; beyond, photos are clipped
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -29,7 +29,7 @@ def relative_brightness(
     points that both know; the views' factors are the least-squares solution of all pairs, in logarithms.
     """
     matrices, lenses = (np.asarray(a, np.float64) for a in (cameras.camera_from_world, cameras.intrinsics))
-    grey = images.astype(np.float64) @ _LUMA
+    gray = images.astype(np.float64) @ _LUMA
     views = len(images)
     rows, values = [], []
     for i in range(views):
@@ -45,7 +45,7 @@ def relative_brightness(
             found = project_points(cameras[j], world)
             inside, (v, u) = found.inside, found.cells
             same = depths.confident[j, v, u] & (np.abs(depths.depth[j, v, u] / found.depth[inside] - 1) < _SAME)
-            here, there = grey[i, row[inside], column[inside]][same], grey[j, v, u][same]
+            here, there = gray[i, row[inside], column[inside]][same], gray[j, v, u][same]
             fair = (np.minimum(here, there) > _RANGE[0]) & (np.maximum(here, there) < _RANGE[1])
             if fair.sum() >= _LEAST:
                 rows.append(np.eye(views)[j] - np.eye(views)[i])

@@ -1,4 +1,4 @@
-"""Depth maps of several views as one coloured point cloud."""
+"""Depth maps of several views as one colored point cloud."""
 
 from __future__ import annotations
 

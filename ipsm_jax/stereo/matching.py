@@ -5,7 +5,7 @@ Along each of 8 directions, the cost of a pixel p at plane d, given its predeces
     L(p, d) = C(p, d) + min(L(q, d), L(q, d - 1) + P1, L(q, d + 1) + P1, min_k L(q, k) + P2) - min_k L(q, k),
 
 and the plane is where the sum over the directions is smallest. A jump costs less, P2 = large / (1 + contrast |dI|),
-where the grey value I jumps too. Whole numbers throughout, in units of 1/255 of the cost.
+where the gray value I jumps too. Whole numbers throughout, in units of 1/255 of the cost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def aggregate(
 
     Args:
       costs: of D planes.
-      image: the reference, grey in [0, 1].
+      image: the reference, gray in [0, 1].
       small, large: P1 and the P2 of even areas in units of 1/255, at most 3 000.
       contrast: how much less P2 is across edges.
     """
@@ -53,13 +53,13 @@ def _downward(
     def row(
         state: tuple[list[Int16[Array, "d w"]], Float[Array, " w"]], here: tuple[Array, Array]
     ) -> tuple[tuple[list[Int16[Array, "d w"]], Float[Array, " w"]], Int16[Array, "d w"]]:
-        paths, grey_before = state
-        cost, grey = here[0].astype(jnp.int16), here[1]
+        paths, gray_before = state
+        cost, gray = here[0].astype(jnp.int16), here[1]
         after = []
         for direction, path in zip(directions, paths, strict=True):
             # A path that comes from outside the image starts here: all its costs are 0.
-            path, beside = _shifted(path, direction, 0), _shifted(grey_before[None], direction, 0.0)[0]
-            jump = (large / (1 + contrast * jnp.abs(grey - beside))).astype(jnp.int16)
+            path, beside = _shifted(path, direction, 0), _shifted(gray_before[None], direction, 0.0)[0]
+            jump = (large / (1 + contrast * jnp.abs(gray - beside))).astype(jnp.int16)
             lowest = jnp.min(path, axis=0)
             edge = jnp.full((1, width), _BEYOND, jnp.int16)
             neighbor = jnp.minimum(
@@ -67,7 +67,7 @@ def _downward(
             )
             step = jnp.minimum(jnp.minimum(path, neighbor + jnp.int16(small)), (lowest + jump)[None])
             after.append(cost + step - lowest[None])
-        return (after, grey), sum(after[1:], after[0])
+        return (after, gray), sum(after[1:], after[0])
 
     start = [jnp.zeros((planes, width), jnp.int16) for _ in directions]
     return lax.scan(row, (start, image[0]), (costs, image), reverse=reverse)[1]

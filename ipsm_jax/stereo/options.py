@@ -28,7 +28,7 @@ class StereoOptions:
       most_cells: entries of the volume of costs; larger images are matched in strips of rows.
       coarse_above: pixels of the longer side above which depth is found at half the size first, then refined.
       small_penalty, large_penalty: P1 and P2 of semi-global matching, in units of 1 - ZNCC.
-      contrast: P2 is divided by 1 + contrast x the difference of neighboring grey values in [0, 1].
+      contrast: P2 is divided by 1 + contrast x the difference of neighboring gray values in [0, 1].
       reprojection: pixels by which a pixel may miss itself after a trip to another view and back.
       depth_difference: relative difference of two views' depths of one point that still agree.
       agreeing: other views that must agree; None takes 1, or 2 where there are six views or more.

@@ -6,7 +6,7 @@ neighbors: one sweep serves all. The cost is the mean of 1 - ZNCC over windows o
 [0, 1]; ZNCC does not change with brightness and contrast, so exposures may differ. It is kept as uint8, 255 = 1: the
 volume of costs is what memory goes into. Surfaces come one after the other, so all else takes a few images.
 
-Images are (H, W) grey in [0, 1].
+Images are (H, W) gray in [0, 1].
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RADII = (1, 3)  # of the windows
 _PAD = max(_RADII)
 _LEAST_COSINE = 0.2
 _NOISE = 4e-5
-"""Variance added to that of a window, about that of rounding to 8 bits and sensor noise (1.6 grey levels of 255)."""
+"""Variance added to that of a window, about that of rounding to 8 bits and sensor noise (1.6 gray levels of 255)."""
 
 
 class Sources(NamedTuple):
@@ -47,23 +47,23 @@ class Sources(NamedTuple):
 
 def pack(image: Float[Array, "h w"]) -> UInt32[Array, "h w"]:
     """An image as `Sources.packed` has it."""
-    grey = jnp.pad(jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint32), ((0, 1), (0, 1)), mode="edge")
-    return grey[:-1, :-1] | (grey[:-1, 1:] << 8) | (grey[1:, :-1] << 16) | (grey[1:, 1:] << 24)
+    gray = jnp.pad(jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint32), ((0, 1), (0, 1)), mode="edge")
+    return gray[:-1, :-1] | (gray[:-1, 1:] << 8) | (gray[1:, :-1] << 16) | (gray[1:, 1:] << 24)
 
 
 def interpolate(packed: UInt32[Array, "h w"], x: Float[Array, "m n"], y: Float[Array, "m n"]) -> Float[Array, "m n"]:
-    """Bilinear grey values in [0, 1] at columns x and rows y; outside, those of the nearest pixel."""
+    """Bilinear gray values in [0, 1] at columns x and rows y; outside, those of the nearest pixel."""
     height, width = packed.shape
     x, y = jnp.clip(x - 0.5, 0, width - 1), jnp.clip(y - 0.5, 0, height - 1)
     column, row = x.astype(jnp.int32), y.astype(jnp.int32)
     right, down = x - column, y - row
     four = packed.reshape(-1).at[row * width + column].get(mode="promise_in_bounds")
 
-    def grey(shift: int) -> Float[Array, "m n"]:
+    def gray(shift: int) -> Float[Array, "m n"]:
         return ((four >> shift) & 255).astype(jnp.int32).astype(jnp.float32)
 
-    upper = grey(0) + right * (grey(8) - grey(0))
-    lower = grey(16) + right * (grey(24) - grey(16))
+    upper = gray(0) + right * (gray(8) - gray(0))
+    lower = gray(16) + right * (gray(24) - gray(16))
     return (upper + down * (lower - upper)) / 255
 
 
@@ -209,7 +209,7 @@ def plane_costs(
     return lax.scan(with_slant, parallel, slants)[0]
 
 
-def grey(images: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w"]:
+def gray(images: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w"]:
     """Luma in [0, 1] of 8-bit RGB."""
     weights = jnp.array([0.299, 0.587, 0.114], jnp.float32) / 255
     return jnp.einsum("...c,c->...", images.astype(jnp.float32), weights, precision="highest")

@@ -1,1 +1,1 @@
-"""Training state, optimiser, density control, the jitted step and the loop around it."""
+"""Training state, optimizer, density control, the jitted step and the loop around it."""

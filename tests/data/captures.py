@@ -33,7 +33,7 @@ def poses(count):
 
 
 def picture(seed, width=WIDTH, height=HEIGHT):
-    """(H, W, 3) uint8 smooth colours, different for every seed."""
+    """(H, W, 3) uint8 smooth colors, different for every seed."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (4, 6, 3)).astype(np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
@@ -76,7 +76,7 @@ def quaternion(rotation):
 
 
 def colmap_points(count=30, seed=0):
-    """(count, 3) positions in front of the cameras and (count, 3) uint8 colours."""
+    """(count, 3) positions in front of the cameras and (count, 3) uint8 colors."""
     rng = np.random.default_rng(seed)
     return rng.uniform((-0.5, -0.5, 4), (0.5, 0.5, 6), (count, 3)), rng.integers(0, 256, (count, 3)).astype(np.uint8)
 

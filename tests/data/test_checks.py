@@ -40,12 +40,12 @@ def test_a_picture_saved_again_is_the_same_and_one_from_beside_is_not(tmp_path):
     views = [wide[:50, i : i + 75] for i in (0, 2, 4)]
     Image.fromarray(views[1]).save(tmp_path / "again.jpg", quality=85, subsampling=0)
     again = np.asarray(Image.open(tmp_path / "again.jpg"))
-    night = [(views[i] * 0.02).astype(np.uint8) for i in (0, 2)]  # they differ by few grey levels
+    night = [(views[i] * 0.02).astype(np.uint8) for i in (0, 2)]  # they differ by few gray levels
     images = np.stack([*views, again, *night, noisy(views[2], 0.02)])
     assert same_pictures(images) == [(1, 3), (2, 6)]
-    grey = np.full((2, 50, 75, 3), 90, np.uint8)
-    assert same_pictures(grey) == [(0, 1)]
-    assert same_pictures(np.stack([grey[0], grey[0] + np.uint8(1)])) == []
+    gray = np.full((2, 50, 75, 3), 90, np.uint8)
+    assert same_pictures(gray) == [(0, 1)]
+    assert same_pictures(np.stack([gray[0], gray[0] + np.uint8(1)])) == []
 
 
 def test_two_poses_of_one_training_picture_are_refused():

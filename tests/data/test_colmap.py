@@ -204,7 +204,7 @@ def _edit(name, change):
         (True, _edit("cameras.txt", lambda d: b"1 PINHOLE 48 32 1 2 3 x\n"), "could not convert string to float"),
         (True, _edit("cameras.txt", lambda d: b"\xff\xfe\x00"), "not a text file"),
         (True, _edit("points3D.txt", lambda d: b"1 2 3\n"), "points3D.txt, line 1: expected POINT3D_ID"),
-        (True, _edit("points3D.txt", lambda d: b"1 2 3 4 300 0 0 0.5\n"), r"colour \[300, 0, 0\] is outside"),
+        (True, _edit("points3D.txt", lambda d: b"1 2 3 4 300 0 0 0.5\n"), r"color \[300, 0, 0\] is outside"),
     ],
 )
 def test_damaged_models(tmp_path, text, damage, message):

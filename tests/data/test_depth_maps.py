@@ -56,7 +56,7 @@ def test_what_is_not_finite_is_unknown(tmp_path):
 
 
 def test_a_complete_map_is_resized_smoothly(tmp_path):
-    """A plane stays one: halved, every value is the mean of its four pixels; enlarged, neighbours lie between."""
+    """A plane stays one: halved, every value is the mean of its four pixels; enlarged, neighbors lie between."""
     np.save(tmp_path / "a.npy", ramp(2 * WIDTH, 2 * HEIGHT))
     np.save(tmp_path / "b.npy", ramp(WIDTH // 2, HEIGHT // 2))
     small, large = read_depth_maps(tmp_path, ["a.jpg", "b.jpg"], WIDTH, HEIGHT)
@@ -68,7 +68,7 @@ def test_a_complete_map_is_resized_smoothly(tmp_path):
 
 @given(st.integers(1, 4), st.sampled_from([(6, 4), (24, 16), (36, 24), (9, 6)]), st.integers(0, 1000))
 def test_unknown_pixels_do_not_bleed(tmp_path_factory, share, size, seed):
-    """With any unknown pixel, every value of the result is the map's at the pixel's centre."""
+    """With any unknown pixel, every value of the result is the map's at the pixel's center."""
     rng = np.random.default_rng(seed)
     values = rng.uniform(1, 100, size[::-1]).astype(np.float32)
     values[rng.random(values.shape) < share / 5] = 0

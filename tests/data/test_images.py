@@ -42,7 +42,7 @@ def test_made_beside_the_originals_once(scene, cache):
 
 
 def test_downscaling_averages(scene):
-    """A picture of one colour keeps it, and a fine chessboard becomes grey instead of a few of its squares."""
+    """A picture of one color keeps it, and a fine chessboard becomes gray instead of a few of its squares."""
     board = np.indices((HEIGHT, WIDTH)).sum(0) % 2 * 255
     Image.fromarray(np.stack([board] * 3, -1).astype(np.uint8)).save(scene / "images" / "IMG_00.png")
     Image.new("RGB", (WIDTH, HEIGHT), (10, 100, 200)).save(scene / "images" / "IMG_01.png")
@@ -144,7 +144,7 @@ def test_whoever_finishes_first_wins(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def grey16():
+def gray16():
     return Image.fromarray(np.array([[0, 257 * 100], [65535, 257 * 7]], np.uint16))
 
 
@@ -166,7 +166,7 @@ def palette():
             lambda: Image.fromarray(np.array([[0, 100], [255, 7]], np.uint8)),
             [[[0] * 3, [100] * 3], [[255] * 3, [7] * 3]],
         ),
-        (grey16, [[[0] * 3, [100] * 3], [[255] * 3, [7] * 3]]),
+        (gray16, [[[0] * 3, [100] * 3], [[255] * 3, [7] * 3]]),
         (transparent, [[[200, 100, 50], [0, 0, 0]], [[100, 50, 25]] * 2]),
         (palette, [[[0, 0, 0], [200, 100, 50]], [[0, 0, 0]] * 2]),
     ],

@@ -124,7 +124,7 @@ def test_lower_degrees_are_padded(tmp_path, degree):
     assert not np.asarray(read.sh_rest[:, terms:]).any()
 
 
-def test_points_with_byte_colours(tmp_path):
+def test_points_with_byte_colors(tmp_path):
     header = "ply\nformat binary_little_endian 1.0\nelement vertex 2\n"
     header += "".join(f"property float {n}\n" for n in "xyz")
     header += "".join(f"property uchar {n}\n" for n in ("red", "green", "blue")) + "end_header\n"
@@ -146,7 +146,7 @@ def test_points_come_back_as_they_were_written(tmp_path):
     assert ply_kind(tmp_path / "points.ply") == "points"
 
 
-def test_points_with_other_colours(tmp_path):
+def test_points_with_other_colors(tmp_path):
     rgb = ["red", "green", "blue"]
     write_ply(tmp_path / "unit.ply", [*"xyz", *rgb], [[0, 0, 0, 0.25, 0.5, 1]])
     np.testing.assert_allclose(read_points_ply(tmp_path / "unit.ply").colors, [[0.25, 0.5, 1]])
@@ -156,7 +156,7 @@ def test_points_with_other_colours(tmp_path):
     np.testing.assert_allclose(read_points_ply(tmp_path / "none.ply").colors, [[0.5, 0.5, 0.5]])
 
 
-def test_gaussians_as_points_have_their_constant_colours(tmp_path):
+def test_gaussians_as_points_have_their_constant_colors(tmp_path):
     gaussians = make_gaussians(8)
     write_gaussians_ply(tmp_path / "a.ply", gaussians, np.ones(8, bool))
     expected = np.clip(0.5 + SH_C0 * np.asarray(gaussians.sh_dc), 0, 1)

@@ -34,7 +34,7 @@ def in_view(scene, view, positions):
     return np.stack([fx * x / z + cx, fy * y / z + cy, z], axis=-1)
 
 
-def test_random_points_fill_the_training_frusta_with_the_photos_colours(llff):
+def test_random_points_fill_the_training_frusta_with_the_photos_colors(llff):
     cloud, report = initial_points(llff, "random", seed=0, count=3000)
     assert cloud.positions.shape == cloud.colors.shape == (3000, 3)
     assert cloud.positions.dtype == cloud.colors.dtype == np.float32
@@ -110,7 +110,7 @@ def test_box_is_1_3_times_that_of_the_points():
     ("found", "words"),
     [
         (0, "gave only 0 points (needed: 100)"),
-        (50, "near-grey points in 1.3 times the bounding box of those triangulated"),
+        (50, "near-gray points in 1.3 times the bounding box of those triangulated"),
         (100, "100 points triangulated from the training views alone (IMG_01.png, IMG_04.png, IMG_07.png)"),
     ],
 )

@@ -51,7 +51,7 @@ def scene(plane, tmp_path, monkeypatch):
     return load_scene(str(plane), downscale=1)
 
 
-def test_points_lie_on_the_plane_and_have_its_colours(scene, tmp_path, plane):
+def test_points_lie_on_the_plane_and_have_its_colors(scene, tmp_path, plane):
     cloud, counts = triangulate_scene(scene)
     assert len(cloud.positions) >= 50
     assert (counts <= len(cloud.positions)).all() and (counts > 20).all() and counts.sum() >= 2 * len(cloud.positions)

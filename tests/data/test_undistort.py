@@ -69,7 +69,7 @@ def test_largest_radius_is_where_the_polynomial_turns_back():
 
 
 def pattern(rays):
-    """Smooth colours of a ray, in [20, 235]: what a distant wall would show in that direction."""
+    """Smooth colors of a ray, in [20, 235]: what a distant wall would show in that direction."""
     x, y = rays[..., 0], rays[..., 1]
     waves = [np.sin(7 * x + 2 * y), np.cos(5 * y - 3 * x), np.sin(4 * x * y + 3 * x)]
     return 127.5 + 107 * np.stack(waves, axis=-1)

@@ -242,10 +242,10 @@ def _pictures(folder: Path) -> list[Path]:
     picture.convert("1").save(folder / "bits.png")
     picture.save(folder / "packed.tif", compression="tiff_lzw")
     picture.save(folder / "jpeg.tif", compression="jpeg")
-    picture.convert("LA").save(folder / "grey.webp", lossless=True)
+    picture.convert("LA").save(folder / "gray.webp", lossless=True)
     for ending in ("bmp", "ppm"):
         picture.save(folder / f"plain.{ending}")
-    picture.convert("L").save(folder / "grey.pgm")
+    picture.convert("L").save(folder / "gray.pgm")
     return sorted(folder.iterdir())
 
 

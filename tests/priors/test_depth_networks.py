@@ -160,7 +160,7 @@ def test_interpolation_keeps_constants_and_straight_lines(size, new_size, kernel
 
 
 def test_preparation_and_its_reverse():
-    """A picture of one colour, and the size of the map."""
+    """A picture of one color, and the size of the map."""
     preprocessing = Preprocessing(40, 60, (0.5, 0.25, 0.0), (0.5, 1.0, 2.0))
     image = jnp.broadcast_to(jnp.array([1.0, 0.25, 0.5]), (11, 17, 3))
     prepared = preprocessing.prepare(image)

@@ -1,6 +1,6 @@
 """The definition of the image as loops over pixels and Gaussians, in float64 numpy, sharing no code with the package.
 
-Written from the equations with other means than the package (scipy rotations, an inverted matrix, a camera centre by
+Written from the equations with other means than the package (scipy rotations, an inverted matrix, a camera center by
 solving a system, associated Legendre functions), so that a common mistake is unlikely.
 """
 

@@ -28,7 +28,7 @@ class View(NamedTuple):
 
 
 def make_camera(width: int, height: int, focal: float, dtype=jnp.float32) -> Camera:
-    """A camera at an uneven place, looking at about (0, 0, 4), principal point off the centre."""
+    """A camera at an uneven place, looking at about (0, 0, 4), principal point off the center."""
     matrix = look_at([0.3, -0.2, -0.4], [0.1, 0.05, 4.0], [0.1, -1.0, 0.05])
     intrinsics = [focal, 1.05 * focal, 0.5 * width + 0.3, 0.5 * height - 0.4]
     return Camera(jnp.asarray(matrix, dtype), jnp.asarray(intrinsics, dtype), width, height)

@@ -153,7 +153,7 @@ def test_gradients_in_the_clamped_region():
 INVISIBLE = {
     "behind": single_gaussian([0, 0, -3.0]),
     "on the near plane": single_gaussian([0, 0, 0.2]),
-    "at the camera centre": single_gaussian([0, 0, 0]),
+    "at the camera center": single_gaussian([0, 0, 0]),
     "left of the image": single_gaussian([-30, 0, 4.0]),
     "below the image": single_gaussian([0, 30, 4.0]),
     "too transparent": single_gaussian([0, 0, 4.0], logit=-5.6),
@@ -211,7 +211,7 @@ def test_thin_gaussians_keep_a_positive_determinant():
 def test_exact_boxes_are_the_tightest_rectangles_of_pixels_that_can_reach_the_threshold():
     gaussians = make_gaussians(5, 60, size=0.15)
     camera = make_camera(45, 37, 50.0)
-    # Put some means exactly on pixel centres and on tile edges.
+    # Put some means exactly on pixel centers and on tile edges.
     offset = np.zeros((60, 2), np.float32)
     means2d = np.asarray(project_all(gaussians, camera).means2d)
     offset[:10] = np.round(means2d[:10] / 16) * 16 - means2d[:10]
@@ -247,7 +247,7 @@ def test_original_boxes_are_whole_tiles_around_three_sigma():
     np.testing.assert_array_equal(np.asarray(projected.radii)[both], np.asarray(exact.radii)[both])
 
 
-def test_colors_follow_the_direction_from_the_camera_centre():
+def test_colors_follow_the_direction_from_the_camera_center():
     gaussians = single_gaussian([0, 0, 4.0])._replace(sh_rest=jnp.zeros((1, 15, 3)).at[0, 1].set(1.0))  # C1 z
     camera = identity_camera(40, 40, 40.0)
     np.testing.assert_allclose(project_all(gaussians, camera).colors, 0.5 + 0.48860251, rtol=1e-6)

@@ -2,7 +2,7 @@
 
 The Gaussians lie on the axis of a camera at the origin and are moved to their place by `mean2d_offset`, so that the 2D
 covariance is exactly R diag(sigma^2) R^T + 0.3 I and the 2D mean exactly the offset, in coordinates where pixel (i, j)
-has its centre at (i, j). Tiles are 16 x 16 pixels; pixels of a tile beyond the image do not count.
+has its center at (i, j). Tiles are 16 x 16 pixels; pixels of a tile beyond the image do not count.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def best_alpha(ellipses: Ellipses, width: int, height: int) -> np.ndarray:
 
 
 def least_exponent(ellipses: Ellipses, width: int, height: int) -> np.ndarray:
-    """(n, tiles): the least d^T Sigma^-1 d over the rectangle of each tile's pixel centres, the gaps included."""
+    """(n, tiles): the least d^T Sigma^-1 d over the rectangle of each tile's pixel centers, the gaps included."""
     inverse, _ = quadratic_forms(ellipses)
     across, down = tiles_across(width), tiles_across(height)
     result = np.empty((len(inverse), down, across))
@@ -178,7 +178,7 @@ def between(low, high):
 angles = between(0, 3.1415)
 logits = between(-5.6, 8) | between(-5.54, -5.53)  # an opacity of 1/255 is -5.5373
 anywhere = between(-40, 140)
-# Tile edges lie between pixels 15 and 16, 31 and 32 ...; pixel centres are integers.
+# Tile edges lie between pixels 15 and 16, 31 and 32 ...; pixel centers are integers.
 on_the_grid = st.builds(lambda tile, step: TILE * tile + step, st.integers(-1, 9), st.sampled_from([-1, -0.5, 0]))
 on_pixels = st.integers(-20, 140).map(float)
 log_uniform = between(-5, 4.5).map(np.exp)

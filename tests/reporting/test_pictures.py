@@ -42,7 +42,7 @@ def test_depth_is_divided_by_alpha_and_near_is_bright():
     assert lightness(solid)[0, 0] > 90 and lightness(solid)[-1, -1] < 10
 
 
-def test_where_nothing_solid_is_the_picture_is_grey():
+def test_where_nothing_solid_is_the_picture_is_gray():
     z, alpha = np.full((4, 5), 2.0), np.zeros((4, 5))
     alpha[1, 2:4] = 1.0
     picture = depth_picture(z, alpha)

@@ -26,7 +26,7 @@ TRUE = poses(4)
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, own_caches):
-    """Four photos, one of them turned by its orientation tag, one in 16 bits of grey, one taken with half the exposure;
+    """Four photos, one of them turned by its orientation tag, one in 16 bits of gray, one taken with half the exposure;
     and what does not belong.
     """
     root = tmp_path_factory.mktemp("prepare")
@@ -37,9 +37,9 @@ def prepared(tmp_path_factory, own_caches):
         FOCAL / np.hypot(WIDTH, HEIGHT) * 43.27
     )
     Image.open(photos / "2.jpg").transpose(Image.Transpose.ROTATE_270).save(photos / "2.jpg", exif=exif, quality=95)
-    grey = np.asarray(Image.open(photos / "3.jpg").convert("L")).astype(np.uint16) * 257
+    gray = np.asarray(Image.open(photos / "3.jpg").convert("L")).astype(np.uint16) * 257
     (photos / "3.jpg").unlink()
-    Image.fromarray(grey).save(photos / "3.png")
+    Image.fromarray(gray).save(photos / "3.png")
     Image.open(photos / "1.jpg").point(lambda level: level // 2).save(photos / "1.jpg", quality=95)
     Image.fromarray(picture(TRUE[0], seed=5)).save(photos / "alien.jpg", quality=95)
     (photos / "torn.jpg").write_bytes((photos / "0.jpg").read_bytes()[:5000])

@@ -30,8 +30,8 @@ def read(folder, **options):
 
 
 def test_every_kind_of_picture_becomes_upright_rgb(folder):
-    grey16 = Image.fromarray((np.arange(2400).reshape(40, 60) * 27).astype(np.uint16))
-    grey16.save(folder / "3.png")
+    gray16 = Image.fromarray((np.arange(2400).reshape(40, 60) * 27).astype(np.uint16))
+    gray16.save(folder / "3.png")
     noise(4).convert("L").save(folder / "4.tif")
     see_through = noise(5)
     see_through.putalpha(128)
@@ -45,7 +45,7 @@ def test_every_kind_of_picture_becomes_upright_rgb(folder):
     assert not found.unusable
     copies = [iio.imread(work_file(folder.parent / "work", i)) for i in range(7)]
     assert {copy.shape[2:] for copy in copies} == {(3,)}
-    np.testing.assert_array_equal(copies[3], np.round(np.asarray(grey16) / 257)[..., None] * np.ones(3))
+    np.testing.assert_array_equal(copies[3], np.round(np.asarray(gray16) / 257)[..., None] * np.ones(3))
     np.testing.assert_array_equal(open_copy(found.photos[6], work_file(folder.parent / "work", 6)), upright)
     assert (found.photos[6].width, found.photos[6].height) == (40, 60)
     assert np.abs(np.asarray(copies[5], float) - np.asarray(noise(5), float) * 128 / 255).max() <= 1

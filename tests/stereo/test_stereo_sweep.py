@@ -59,7 +59,7 @@ def test_costs_are_those_of_windows_compared_one_by_one():
 def test_costs_do_not_change_with_exposure_and_are_smallest_at_the_true_depth():
     cameras = camera_batch(in_a_row(2))
     photos, depth = render(cameras, Plane())
-    images = np.asarray(sweep.grey(jnp.asarray(photos)))
+    images = np.asarray(sweep.gray(jnp.asarray(photos)))
     steps = jnp.linspace(0.15, 0.4, 26)  # the plane's own, 0.25, is number 10
     zero, one = jnp.zeros((72, 96)), jnp.ones((72, 96))
     volumes = []
@@ -90,7 +90,7 @@ def test_cheaper_sources_that_see_a_pixel_weigh_more():
 
 def test_a_source_that_is_not_used_does_not_count():
     cameras = camera_batch(in_a_row(3))
-    images = sweep.grey(jnp.asarray(render(cameras, Plane())[0]))
+    images = sweep.gray(jnp.asarray(render(cameras, Plane())[0]))
     images = images.at[2].set(0.3)
     zero, one, steps = jnp.zeros((72, 96)), jnp.ones((72, 96)), jnp.linspace(0.2, 0.3, 4)
     both = SURFACE_COSTS(images[0], sources_of(cameras, images, [True, False]), zero, one, steps, falloff=0.5)
@@ -103,7 +103,7 @@ def test_slanted_planes_match_a_slanted_surface_seen_from_far_apart():
     plane = Plane(normal=(np.tan(np.radians(30 - 50)), 0, 1.0))
     cameras = camera_batch(in_a_row(2, baseline=8 * np.tan(np.radians(30)), target=(0, 0, 4)))
     photos, depth = render(cameras, plane)
-    images = sweep.grey(jnp.asarray(photos))
+    images = sweep.gray(jnp.asarray(photos))
     inverse_depths = jnp.linspace(1 / 9, 1 / 2.5, 320)
     v, u = np.mgrid[:72, :96] + 0.5
     x, y, _ = reprojected(cameras, u, v, depth[0])
@@ -129,6 +129,6 @@ def test_halving_means_two_by_two_pixels():
     np.testing.assert_allclose(half[2, 0], image[4, :2].mean(), rtol=1e-6)
 
 
-def test_grey_of_colors():
+def test_gray_of_colors():
     colors = jnp.asarray([[[255, 255, 255], [0, 0, 0], [0, 255, 0]]], jnp.uint8)
-    np.testing.assert_allclose(sweep.grey(colors), [[1.0, 0.0, 0.587]], atol=1e-6)
+    np.testing.assert_allclose(sweep.gray(colors), [[1.0, 0.0, 0.587]], atol=1e-6)

@@ -36,7 +36,7 @@ def in_a_row(count=3, baseline=0.35, target=(0.0, 0.0, 40.0)):
 
 
 def texture(points, bare):
-    """(..., 3) colors in [0, 1] of (..., 3) points: waves of several lengths and directions, grey where bare."""
+    """(..., 3) colors in [0, 1] of (..., 3) points: waves of several lengths and directions, gray where bare."""
     rng = np.random.default_rng(3)
     color = np.full(points.shape, 0.5)
     for length in np.geomspace(0.18, 1.5, 12):

@@ -57,7 +57,7 @@ def fuse(w: Weights, features: Sequence[Float[Array, "b h w c"]], channels: int)
         if i > 0:
             total = total + _residual(w, f"{name}.residual_layer1", level)
         total = _residual(w, f"{name}.residual_layer2", total)
-        # transformers projects after enlarging; the order does not matter, since weights of neighbours sum to 1
+        # transformers projects after enlarging; the order does not matter, since weights of neighbors sum to 1
         total = conv(w, f"{name}.projection", total, channels, kernel=1)
         total = resize(total, (height, width), "linear", align_corners=True)
     return total

@@ -24,7 +24,7 @@ def interpolation_matrix(
 
     Args:
       size, new_size: numbers of samples, at least 1.
-      kernel: between 2 (linear) or 4 (cubic, Keys 1981) neighbours; beyond the ends the first and the last sample
+      kernel: between 2 (linear) or 4 (cubic, Keys 1981) neighbors; beyond the ends the first and the last sample
         are repeated.
       align_corners: the first and the last samples keep their places; otherwise the outer edges of the pixels do.
     """
@@ -34,7 +34,7 @@ def interpolation_matrix(
     for offset in (-1, 0, 1, 2):
         neighbors = np.floor(places) + offset
         weights = _kernel(np.abs(places - neighbors), kernel)
-        # a place near the end has one sample as several of its neighbours
+        # a place near the end has one sample as several of its neighbors
         np.add.at(matrix, (np.arange(new_size), np.clip(neighbors, 0, size - 1).astype(np.int64)), weights)
     return matrix.astype(np.float32)
 

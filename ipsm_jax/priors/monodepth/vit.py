@@ -76,7 +76,7 @@ def encode(config: ViTConfig, w: Weights, name: str, tokens: Float[Array, "b n c
 
 
 def _block(config: ViTConfig, w: Weights, name: str, x: Array) -> Array:
-    """Attention and two linear layers, each on normalised tokens and added to them."""
+    """Attention and two linear layers, each on normalized tokens and added to them."""
 
     def scaled(part: int, y: Array) -> Array:
         if not config.scales:

@@ -330,11 +330,15 @@ def test_card_gets_the_figures(tmp_path):
     found = evaluate_prior.read_log(log)
     losses = {"step": 60, "val_plain": 0.2, "val_inpaint": 0.1}
     assert found == {"steps": 60, "samples_per_second": 9.0, "settings": [], **losses}
-    keys = ("plain", "described", "inpaint", "linear", "linear_expected", "alone")
-    rows = [{"first": i, "last": i + 99, **dict.fromkeys(keys, 0.1 * (i // 100 + 1))} for i in (0, 100)]
+    whole, partly = evaluate_prior.WHOLE, evaluate_prior.PARTLY
+    rows = [
+        {"first": i, "last": i + 99, **dict.fromkeys(whole, value), **dict.fromkeys(partly, value + 0.5)}
+        for i, value in ((0, 0.1), (100, 0.2))
+    ]
     results = {"weights": 1000, "megabytes": 2.5, "photos": {"val": 95}, "training": found, "loss": rows}
     text = evaluate_prior.tables({**results, "inpainting": {"harmonic": {"psnr": 20.0, "lpips": 0.25}}})
     assert "trained for 60 steps" in text and "| 0-99 | 0.1000 |" in text and "| all | 0.1500 |" in text
+    assert "| 0-99 | 0.6000 |" in text and "| all | 0.6500 |" in text
     assert "| harmonic | 20.00 | 0.2500 |" in text
     card = tmp_path / "README.md"
     card.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")

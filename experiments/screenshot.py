@@ -29,6 +29,7 @@ from ipsm_jax.view import ViewOptions, sources_of
 from ipsm_jax.viewer.opening import check_viser, open_shown
 from ipsm_jax.viewer.world import world_of
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PATIENCE = 120.0
 STILL = 3.0
 """Seconds for which a page has to look the same before it is taken; a browser draws without a GPU."""
@@ -56,13 +57,33 @@ def browser(width: int, height: int) -> Iterator[Any]:
     Raises:
       CommandError: selenium, the browser or its driver is missing.
     """
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    binary, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
+    binary, driver = find_browser()
     if binary is None or driver is None:
         raise CommandError(
-            f"looked for one of {', '.join(names)} and for chromedriver on the PATH, found {binary} and {driver}: "
+            f"looked for one of {', '.join(BROWSERS)} and for chromedriver on the PATH, found {binary} and {driver}: "
             "install them (Debian: apt-get install chromium chromium-driver)"
         )
+    started = start_browser(binary, driver)
+    try:
+        started.set_window_size(width, height)
+        inner = started.execute_script("return [window.innerWidth, window.innerHeight]")
+        started.set_window_size(2 * width - inner[0], 2 * height - inner[1])  # the window's frame is not the page
+        yield started
+    finally:
+        started.quit()
+
+
+def find_browser() -> tuple[str | None, str | None]:
+    """Paths of a browser and of its driver; None for what is not on the PATH."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
+
+
+def start_browser(binary: str, driver: str) -> Any:
+    """Selenium's driver of a browser without a window.
+
+    Raises:
+      CommandError: selenium is missing.
+    """
     try:
         from selenium import webdriver
     except ModuleNotFoundError as error:
@@ -74,14 +95,7 @@ def browser(width: int, height: int) -> Iterator[Any]:
     options.add_argument("--enable-unsafe-swiftshader")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # which root cannot have
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        started.set_window_size(width, height)
-        inner = started.execute_script("return [window.innerWidth, window.innerHeight]")
-        started.set_window_size(2 * width - inner[0], 2 * height - inner[1])  # the window's frame is not the page
-        yield started
-    finally:
-        started.quit()
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 
 @contextlib.contextmanager

@@ -43,3 +43,11 @@ def own_caches(tmp_path_factory):
         jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
         yield root
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For programs that run a few times on a few pixels: compiling them takes longer than running them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -4,7 +4,6 @@ import json
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from tiny_run import write_scene
 
@@ -21,13 +20,6 @@ def run(monkeypatch):
         return bench_batch.main()
 
     return run
-
-
-@pytest.fixture
-def compiled_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.usefixtures("own_caches", "compiled_quickly")

@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from tiny_grid import options_for, run_grid, write_scenes
@@ -24,13 +23,11 @@ sys.path.pop(0)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
+def programs_compiled_quickly(compiled_quickly):
     """Here and in the programs that the tests start."""
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,14 +24,7 @@ sys.path.pop(0)
 LONGER = ["--iterations", "30", "--prune-from", "15", "--prune-interval", "10", "--checkpoint-every", "8"]
 LONGER += ["--log-every", "10", "--gradient-threshold", "1e-5", "--prune-opacity", "0.85"]
 COUNTS = ["cloned", "split", "unpooled", "pruned", "refused"]
-pytestmark = pytest.mark.usefixtures("own_caches")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("own_caches", "compiled_quickly")
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("own_caches")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
+def programs_compiled_quickly():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -42,7 +42,7 @@ def scenes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(scenes, tmp_path_factory, own_caches, compiled_quickly):
+def alone(scenes, tmp_path_factory, own_caches, programs_compiled_quickly):
     """The grid in one process, undisturbed, in batches as two processes would choose them."""
     out = tmp_path_factory.mktemp("alone")
     program = run_grid(scenes, out, *MANY, grid=["--most", "2"])

@@ -114,13 +114,6 @@ def test_weights_can_be_the_published_ones():
     assert guidance.prior == "embedded" and guidance.weights == (2.0, 0.2, 2.0)
 
 
-@pytest.fixture
-def compiled_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def run_study(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["sds_vs_ipsm.py", *map(str, arguments)])
     return sds_vs_ipsm.main()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from bars import iterations_bar
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from grid.ledger import Record
 from grid.memory import MemoryWatch
@@ -81,9 +81,7 @@ def _train(batch: list[Ready], say: Callable[[str], None]) -> TrainState:
     config, done = batch[0].config, int(starts[0].step)
     if done:
         say(f"going on after iteration {done}")
-    columns = (TextColumn("{task.completed:.0f}/{task.total:.0f}"), BarColumn(), TextColumn("{task.fields[figures]}"))
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+    with iterations_bar(Console(stderr=True)) as bar:
         task = bar.add_task("", total=config.optimization.iterations, completed=done, figures="compiling")
 
         def observe(states: TrainState, info: BatchInfo) -> None:

@@ -29,9 +29,9 @@ def config_hash(config: TrainConfig) -> str:
     return hashlib.sha256(text + digests.encode()).hexdigest()[:16]
 
 
-def described(config: TrainConfig) -> str:
-    """JSON for the ledger: all settings, and what the hash has besides."""
-    return json.dumps(json.loads(to_json(_resolved(config))) | _digests(config))
+def described(config: TrainConfig) -> dict[str, Any]:
+    """For the ledger, of what JSON knows: all settings, and what the hash has besides."""
+    return json.loads(to_json(_resolved(config))) | _digests(config)
 
 
 def settings_of(recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,7 +105,8 @@ class Ledger:
         Returns:
           The run in the folder where the ledger has it: it may have been planned under another name.
         """
-        row = (run.hash, run.scene, run.method, run.config.seed, str(run.folder), described(run.config))
+        recorded = json.dumps(described(run.config))
+        row = (run.hash, run.scene, run.method, run.config.seed, str(run.folder), recorded)
         with self._open() as database:
             database.execute(
                 "INSERT INTO runs (hash, scene, method, seed, folder, config, state, updated) VALUES (?,?,?,?,?,?,?,?) "
@@ -126,7 +127,7 @@ class Ledger:
 
     def _rename(self, runs: list[Run], say: Callable[[str], None]) -> None:
         """Give the newest name of a method to all its runs, whatever their seed: they belong into one row."""
-        names = {_known_by(run.scene, json.loads(described(run.config))): run.method for run in runs}
+        names = {_known_by(run.scene, described(run.config)): run.method for run in runs}
         renamed: dict[tuple[str, str], None] = {}  # in their order
         with self._open() as database:
             for entry in self.entries():

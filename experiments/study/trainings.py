@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bars import iterations_bar
 from jaxtyping import Float, UInt8
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ipsm_jax.config import ConfigError, TrainConfig
 from ipsm_jax.data.scene import Scene
@@ -205,7 +205,7 @@ def train_and_measure(
             save_progress(folder, states, progress())
 
     every = max(number for number in range(1, SHOWN_EVERY + 1) if between % number == 0)
-    with _bar() as bar:
+    with iterations_bar(Console()) as bar:
         task = bar.add_task("", total=iterations, completed=done, figures="compiling")
         train_batch(config, batch, stacked, every, observe, save)
     result = progress() | {
@@ -217,13 +217,6 @@ def train_and_measure(
     write_json(folder / "result.json", result)
     (folder / PROGRESS).unlink(missing_ok=True)
     return result
-
-
-def _bar() -> Progress:
-    """On a terminal; elsewhere the lines that are said have to do."""
-    columns = (TextColumn("{task.completed:.0f}/{task.total:.0f}"), BarColumn(), TextColumn("{task.fields[figures]}"))
-    console = Console()
-    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
 
 
 def finished(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ with warnings.catch_warnings():  # these packages warn about each other when imp
     pytest.importorskip("transformers", reason=REASON)
     from torch_distillation import Networks, draws_of, image_gradients, setting_of
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("own_caches")]
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("own_caches", "compiled_quickly")]
 TOLERANCE = 2e-5  # float32 leaves about 3e-6
 PROMPT, NEGATIVE = "a photo of the thing, realistic, 8k", "blurry, unrealistic"
 ITERATION = 2250  # in the middle of the ramp
@@ -39,14 +39,6 @@ CASES = {
         terms=("g2", "g1"), g2_sign="paper", encode="shared", guidance_scale=4.0
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compilation is what takes time here, and each program runs once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from tiny_checkpoint import write_pair
@@ -13,7 +12,7 @@ from ipsm_jax.data.ply import write_gaussians_ply
 from ipsm_jax.train import main
 from ipsm_jax.training.checkpoint import load_run
 
-pytestmark = pytest.mark.usefixtures("own_caches")
+pytestmark = pytest.mark.usefixtures("own_caches", "compiled_quickly")
 
 SCHEDULE = ["--pseudo-from", "2", "--pseudo-until", "12", "--pseudo-ramp", "1"]
 GUIDED = [*SCHEDULE, "--prompt", "a wall of noise"]
@@ -23,14 +22,6 @@ METHODS = {
     "ipsm": ["--guidance", "ipsm", *SCHEDULE],
     "paper-sign": ["--guidance", "ipsm", "--g2-sign", "paper", *SCHEDULE],
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    """Programs that run a dozen iterations on a few pixels take longer to compile than to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

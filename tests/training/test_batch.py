@@ -19,7 +19,7 @@ from ipsm_jax.priors.exact import gaussian_prior
 from ipsm_jax.scene.pseudo_views import pseudo_view_sampler
 from ipsm_jax.training.batch import Given, events_of, shared, stack_given, stack_states, state_of
 from ipsm_jax.training.batch_loop import BrokenRunError, train_batch
-from ipsm_jax.training.loop import train
+from ipsm_jax.training.loop import Unobserved, train
 from ipsm_jax.training.regularization import Regularization
 from ipsm_jax.training.state import grow
 
@@ -36,26 +36,7 @@ CONFIG = TrainConfig(
 )
 SCHEDULE = GuidanceSchedule(start=4, stop=50, ramp=10)
 SIDE = 8
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    """Programs that run some iterations on a few pixels take longer to compile than to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-class Silent:
-    """An observer of single runs that keeps nothing."""
-
-    def advanced(self, iteration, count, loss, psnr, gaussians, terms):
-        pass
-
-    def densified(self, iteration, info, capacity):
-        pass
-
-    save = evaluate = diagnose = show = lambda self, state: None
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def guidance(toy, **weights):
@@ -69,7 +50,7 @@ def guidance(toy, **weights):
 
 
 def alone(toy, state, regularization):
-    return train(CONFIG, toy.views, jax.tree.map(jnp.copy, state), Silent(), regularization=regularization)
+    return train(CONFIG, toy.views, jax.tree.map(jnp.copy, state), Unobserved(), regularization=regularization)
 
 
 def check_same(batch, run, single):

@@ -4,10 +4,10 @@ Needs selenium, a Chromium or Chrome, and its chromedriver (Debian: apt-get inst
 """
 
 import io
-import os
-import shutil
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -16,21 +16,14 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-DRIVER = shutil.which("chromedriver")
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
+from screenshot import find_browser, start_browser  # noqa: F401 (the second is for tests)
+
+sys.path.pop(0)
+BROWSER, DRIVER = find_browser()
 
 PATIENCE = 90.0
 WINDOW = (800, 700)  # of which the browser takes some for itself
-
-
-def start_browser() -> webdriver.Chrome:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in ("--headless=new", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"):
-        options.add_argument(argument)
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # which root cannot have
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
 
 
 class Page:

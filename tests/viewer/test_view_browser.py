@@ -53,7 +53,7 @@ class RecordingStage(Stage):
 
 @pytest.fixture(scope="module")
 def driver():
-    driver = start_browser()
+    driver = start_browser(BROWSER, DRIVER)
     yield driver
     driver.quit()
 
